@@ -1,0 +1,100 @@
+package ha
+
+import (
+	"time"
+
+	"github.com/understudy-ha/understudy/pkg/lease"
+)
+
+// Deadline is what the guard holds for one term. All durations count from T0,
+// the instant before the first byte of the renewal they rest on was sent, and
+// are judged with lease.Instant.Longest.
+type Deadline struct {
+	Term lease.Term
+	T0   lease.Instant
+	Stop time.Duration // the stop begins: first signal
+	Kill time.Duration // KILL to everything left
+	End  time.Duration // end of the right to serve: the tree must be gone
+}
+
+// StartOrder asks for the service in one term. The environment of the service
+// is made of it.
+type StartOrder struct {
+	Term      lease.Term
+	Plane     lease.PlaneID
+	Node      lease.NodeID
+	NodeURI   string
+	PrevState lease.State
+	Reason    string
+}
+
+// StopReason says why a service is stopped, in the words of history and logs.
+type StopReason string
+
+// Service is the managed service as the runtime sees it: it runs in at most
+// one term at a time, and only between Start and the deadline last
+// acknowledged. Calls return at once; what comes of them arrives as events.
+type Service interface {
+	// Arm hands over a deadline; ServiceArmed acknowledges it. Deadlines of a
+	// term whose stop has begun are refused silently.
+	Arm(d Deadline)
+	// Start starts the service in a term that was armed. ServiceReady or
+	// ServiceFailed follows.
+	Start(o StartOrder)
+	// Stop stops the service of the term for good: stop signal, KILL, proof
+	// that the whole tree is gone. ServiceEmpty follows, or ServiceStuck first.
+	// It may be called for a term that was never started.
+	Stop(t lease.Term, why StopReason)
+	// Kill is the last resort when the guard no longer answers: kills service
+	// and guard. ServiceEmpty follows once that is proven.
+	Kill(t lease.Term, why StopReason)
+	// Events delivers what happened, in order. It is closed after Close.
+	Events() <-chan ServiceEvent
+	// Info describes the service for status pages; never blocks.
+	Info() ServiceInfo
+	// Close ends the guard. The service must have been stopped before.
+	Close() error
+}
+
+// ServiceEventKind tells what happened to the service.
+type ServiceEventKind int
+
+// What can happen to a service.
+const (
+	// ServiceArmed: the guard holds the deadline whose T0 is given.
+	ServiceArmed ServiceEventKind = iota + 1
+	// ServiceReady: started and its readiness check passed.
+	ServiceReady
+	// ServiceUnready: it died or its check failed; a local restart is under way.
+	ServiceUnready
+	// ServiceFailed: it can not be brought up here; give the term up.
+	ServiceFailed
+	// ServiceStopping: the guard began to stop it by itself (deadline passed).
+	ServiceStopping
+	// ServiceStuck: the tree is still alive at the end of the right to serve.
+	ServiceStuck
+	// ServiceEmpty: nothing of this term's tree is alive or ever will be.
+	ServiceEmpty
+	// ServiceGuardLost: the guard died; the service died with it.
+	// ServiceEmpty follows when that is proven.
+	ServiceGuardLost
+)
+
+// ServiceEvent is one thing that happened to the service.
+type ServiceEvent struct {
+	Kind ServiceEventKind
+	Term lease.Term
+	T0   lease.Instant // of ServiceArmed: which deadline was acknowledged
+	Why  string        // one line for people; empty when there is nothing to say
+	Exit int           // of ServiceFailed, ServiceUnready: the exit code, -1 if none
+}
+
+// ServiceInfo describes the managed service at one moment.
+type ServiceInfo struct {
+	Phase    string    // idle, starting, ready, restarting, stopping, stuck, none
+	Pid      int       // of the service's main process as this host sees it; 0 if none
+	GuardPid int       // 0 if there is no guard
+	Restarts int       // in the present term
+	Since    time.Time // when the phase began, wall clock, for people
+	Detail   string
+}

@@ -1,0 +1,123 @@
+package ha
+
+import (
+	"time"
+
+	"github.com/understudy-ha/understudy/pkg/lease"
+)
+
+// Status is an immutable picture of a node, replaced whole whenever something
+// changes. What depends on the present moment (MASTER by the truth rule, ages)
+// is a method that takes the moment; callers must not keep its answer.
+type Status struct {
+	Plane       lease.PlaneID // empty until the register was read
+	Node        lease.NodeID
+	Incarnation lease.Incarnation
+	URI         string
+	Host        string
+	Version     string
+	Mode        lease.Mode
+	Priority    int
+	Started     time.Time // wall clock, for people
+	Heartbeat   time.Duration
+	Timeout     time.Duration
+	Poll        time.Duration
+
+	// State is the node's state except that MASTER must be asked for by
+	// StateAt; while this node holds a reign, Standing is what it shows
+	// whenever the truth rule fails.
+	Standing lease.State
+	Reign    *ReignStatus // nil unless this node holds a term
+	Why      string       // reason code when FAILED or not electable, e.g. STORE_UNREACHABLE; empty otherwise
+	Detail   string       // the same in a sentence, with the remedy
+	Warnings []string
+
+	Electable bool // could be promoted now
+	Stopping  bool // shutting down
+	Paused    bool // automatic moves are off, plane-wide
+
+	Term     lease.Term   // highest term seen
+	Holder   lease.NodeID // who holds the term as last read; empty: nobody
+	HolderOK bool         // the register says held and it was seen to change within its lease
+
+	Nodes   map[lease.NodeID]NodeStatus // self included
+	History []Transition                // newest first, at most 200
+	Store   StoreStatus
+	Service ServiceInfo
+	LoopAt  lease.Instant // when the loop last ran
+}
+
+// ReignStatus is this node's hold on the mastership.
+type ReignStatus struct {
+	Term    lease.Term
+	T0      lease.Instant // start of the last renewal that is confirmed and acknowledged by the guard
+	End     time.Duration // end of the right to serve, since T0
+	Ready   bool          // the service runs and is ready, and nothing has begun to end the reign
+	Leading bool          // the term is held and not given up (the service may still be starting)
+	Since   time.Time
+}
+
+// Serving is the truth rule: the term is held, this node's own clock is before
+// the end of its right to serve, the service is ready and not draining.
+func (s *Status) Serving(now lease.Instant) bool {
+	return s.Leading(now) && s.Reign.Ready
+}
+
+// Leading reports whether the node holds the term with its lease ahead; the
+// service may still be starting or restarting.
+func (s *Status) Leading(now lease.Instant) bool {
+	return s.Reign != nil && s.Reign.Leading && now.Longest(s.Reign.T0) < s.Reign.End
+}
+
+// LeaseRemaining is the time left of the right to serve, 0 when there is none.
+func (s *Status) LeaseRemaining(now lease.Instant) time.Duration {
+	if !s.Leading(now) {
+		return 0
+	}
+	return s.Reign.End - now.Longest(s.Reign.T0)
+}
+
+// StateAt is the node's state at the given moment, by the truth rule.
+func (s *Status) StateAt(now lease.Instant) lease.State {
+	if s.Serving(now) {
+		return lease.StateMaster
+	}
+	return s.Standing
+}
+
+// NodeStatus is what this node knows of a node of its plane (itself included).
+type NodeStatus struct {
+	lease.NodeRecord
+	SeenAt   lease.Instant // own clock: when its record was last seen to change
+	AgeAtRef time.Duration // how old the record was at SeenAt, as the master measured it
+}
+
+// Age is how long ago the node's record last changed, by this node's clock.
+func (n NodeStatus) Age(now lease.Instant) time.Duration {
+	return n.AgeAtRef + now.Longest(n.SeenAt)
+}
+
+// Fresh reports whether the node was heard of within three of its announced
+// intervals, or within the given timeout if that is longer.
+func (n NodeStatus) Fresh(now lease.Instant, timeout time.Duration) bool {
+	return n.Age(now) < max(3*time.Duration(n.IntervalMs)*time.Millisecond, timeout)
+}
+
+// Transition is one change of a node's state.
+type Transition struct {
+	State  lease.State
+	Term   lease.Term
+	Reason string
+	At     time.Time // wall clock
+}
+
+// StoreStatus is how the shared store has answered lately.
+type StoreStatus struct {
+	URL       string
+	Kind      string
+	LastRead  lease.Instant // completion of the last read that succeeded; zero if none
+	LastWrite lease.Instant // completion of the last write that succeeded; zero if none
+	Latency   time.Duration // of the last operation that succeeded
+	Error     string        // of the last operation, empty if it succeeded
+	Verified  bool          // store verify passed for this location at this node
+}
