@@ -41,7 +41,8 @@ type Status struct {
 	HolderOK bool         // the register says held and it was seen to change within its lease
 
 	Nodes   map[lease.NodeID]NodeStatus // self included
-	History []Transition                // newest first, at most 200
+	History []Transition                // this node's states, newest first, at most 200
+	Reigns  []ReignRecord               // the plane's reigns as far as known, newest first, at most 200
 	Store   StoreStatus
 	Service ServiceInfo
 	LoopAt  lease.Instant // when the loop last ran

@@ -1,0 +1,40 @@
+package ha
+
+import (
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/understudy-ha/understudy/pkg/lease"
+)
+
+// ReignRecord is one reign as history tells it. Times are wall clock, for
+// people; durations were measured on the holder's own clock.
+type ReignRecord struct {
+	Term        lease.Term        `json:"term"`
+	Node        lease.NodeID      `json:"node"`
+	Incarnation lease.Incarnation `json:"incarnation"`
+	From        time.Time         `json:"from"`
+	To          *time.Time        `json:"to"`     // nil while the reign lasts, or when its end was not observed
+	Reason      string            `json:"reason"` // why it began: birth, released, silent, same-node, switchover, force
+	EndReason   string            `json:"endReason,omitempty"`
+	Actor       string            `json:"actor,omitempty"` // who asked, when somebody did
+	Phases      Phases            `json:"phasesMs"`
+}
+
+// Phases are the milliseconds each part of a take-over took, from the moment
+// the old reign's end could first be suspected.
+type Phases struct {
+	Detected int64 `json:"detected"` // from the last sight of life to the decision to claim
+	Claimed  int64 `json:"claimed"`  // from there to the register being held and read back
+	Started  int64 `json:"started"`  // from there to the service's start order
+	Ready    int64 `json:"ready"`    // from there to the service being ready
+}
+
+// PreconditionError refuses a request and lists every reason.
+type PreconditionError struct{ Reasons []string }
+
+func (e *PreconditionError) Error() string { return strings.Join(e.Reasons, "; ") }
+
+// ErrClosed is returned by requests to a node that has ended.
+var ErrClosed = errors.New("the node is shutting down")
