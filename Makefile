@@ -1,0 +1,136 @@
+# Understudy. `make` alone says what there is.
+#
+# To add a suite to `make test`: append its name to SUITES and write a target
+# suite-NAME whose recipe is one call of $(CHECK) or $(GOTEST).
+
+GO       ?= go
+PREFIX   ?= /usr/local
+DESTDIR  ?=
+ARGS     ?=
+BIN      := bin
+RESULTS  := $(BIN)/results
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS  := -s -w -X main.version=$(VERSION)
+
+# Tools are built at these versions into bin/ and stay out of go.mod.
+# golangci-lint brings gofumpt v0.12.0 and gci along as its formatters.
+GOLANGCI_LINT_VERSION := v2.15.0
+GOTESTSUM_VERSION     := v1.13.0
+GOLANGCI_LINT := $(BIN)/golangci-lint-$(GOLANGCI_LINT_VERSION)
+GOTESTSUM     := $(BIN)/gotestsum-$(GOTESTSUM_VERSION)
+
+# What `make test` runs, in this order.
+SUITES ?= format lint unit sim e2e
+
+# Packages of the two slow suites; unit is everything else.
+SIM_PKGS  := ./pkg/election/sim/...
+E2E_PKGS  := ./test/e2e
+SLOW      := /pkg/election/sim(/|$$)|/test/e2e$$
+UNIT_PKGS  = $(shell $(GO) list -e ./... | grep -vE '$(SLOW)')
+
+# The race detector needs a C compiler. Without one the tests still run, and
+# the run says so; with CI=true they fail instead.
+ifeq ($(CI),true)
+RACE := -race
+else
+RACE := $(if $(shell command -v $(firstword $(shell $(GO) env CC)) 2>/dev/null),-race)
+endif
+
+CHECK  := $(BIN)/suite -dir $(RESULTS) check
+# $(call GOTEST,NAME) ARGUMENTS OF go test
+GOTEST  = $(BIN)/suite -dir $(RESULTS) gotest $(1) -- $(GOTESTSUM) --format=pkgname-and-test-fails --format-hide-empty-pkg --jsonfile=$(RESULTS)/$(1).json -- -count=1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo build install test race lint fmt cover check clean sim e2e need-go
+
+help: ## this list
+	@echo 'Understudy keeps one service alive on several machines that share only storage.'
+	@echo
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: build ## three nodes and a sample service on this machine; ARGS="..." for its flags
+	@$(BIN)/understudy demo $(ARGS)
+
+build: need-go ## bin/understudy
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/understudy ./cmd/understudy
+
+install: build ## into PREFIX (default /usr/local), below DESTDIR if set
+	install -D -m 0755 $(BIN)/understudy $(DESTDIR)$(PREFIX)/bin/understudy
+
+test: need-go $(BIN)/suite ## every test: format, lint, unit with the race detector, simulation, end to end
+	@rm -f $(RESULTS)/*.result
+	@$(if $(RACE),,echo 'No C compiler: the tests run without the race detector.')
+	@failed=0; \
+	for s in $(SUITES); do $(MAKE) -s --no-print-directory suite-$$s || failed=1; done; \
+	$(BIN)/suite -dir $(RESULTS) total $(SUITES) || failed=1; \
+	exit $$failed
+
+race: ## the unit tests only, with the race detector
+	@$(MAKE) -s --no-print-directory test SUITES=unit
+
+sim: ## the simulator's seeds only
+	@$(MAKE) -s --no-print-directory test SUITES=sim
+
+e2e: ## the end-to-end tests only
+	@$(MAKE) -s --no-print-directory test SUITES=e2e
+
+lint: $(GOLANGCI_LINT) ## golangci-lint, which also holds the dependency directions
+	@$(GOLANGCI_LINT) run ./...
+
+fmt: $(GOLANGCI_LINT) ## rewrite the sources with gofumpt and sorted imports
+	@$(GOLANGCI_LINT) fmt ./...
+
+check: ## what to run before each commit: format, lint and the unit tests
+	@$(MAKE) -s --no-print-directory test SUITES='format lint unit'
+
+cover: need-go ## coverage of the unit tests: coverage.out, coverage.html, and the sum
+	@$(GO) test -count=1 -coverpkg=./... -coverprofile=coverage.out $(UNIT_PKGS) >$(BIN)/cover.log 2>&1 || { cat $(BIN)/cover.log; exit 1; }
+	@$(GO) tool cover -html=coverage.out -o coverage.html
+	@$(GO) tool cover -func=coverage.out | tail -1
+
+clean: ## remove what the other targets made
+	rm -rf $(BIN) dist coverage.out coverage.html
+
+# Suites.
+
+.PHONY: $(addprefix suite-,$(SUITES))
+
+suite-format: $(BIN)/suite $(GOLANGCI_LINT)
+	@$(CHECK) format -- sh -c 'files=$$(gofmt -l $$(git ls-files -co --exclude-standard "*.go")); [ -z "$$files" ] || { echo "gofmt would change: $$files"; exit 1; }; $(GOLANGCI_LINT) fmt --diff ./...'
+
+suite-lint: $(BIN)/suite $(GOLANGCI_LINT)
+	@$(CHECK) lint -- $(GOLANGCI_LINT) run ./...
+
+suite-unit: $(BIN)/suite $(GOTESTSUM)
+	@$(call GOTEST,unit) -timeout=15m $(RACE) -shuffle=on $(UNIT_PKGS)
+
+# The race detector would make the simulator, which is one goroutine, ten
+# times slower and find nothing.
+suite-sim: $(BIN)/suite $(GOTESTSUM)
+	@$(call GOTEST,sim) -timeout=30m $(SIM_PKGS)
+
+# Timing is what these measure, so nothing else runs beside them.
+suite-e2e: $(BIN)/suite $(GOTESTSUM) build
+	@$(call GOTEST,e2e) -timeout=60m -p=1 $(E2E_PKGS)
+
+# Tools.
+
+need-go:
+	@$(GO) list -m >/dev/null 2>&1 || { $(GO) version; $(GO) list -m; \
+		echo 'Understudy needs Go 1.26, or Go 1.21 and a network to fetch it from: https://go.dev/dl/'; exit 1; } >&2
+
+$(BIN)/suite: $(wildcard test/suite/*.go) | need-go
+	@$(GO) build -o $@ ./test/suite
+
+# A go install of its own makes no use of, and no change to, our go.mod.
+define tool
+	@echo 'Building $(notdir $(1)), once ...' >&2
+	@mkdir -p $(BIN)/.tool && GOBIN=$(abspath $(BIN)/.tool) $(GO) install $(2)@$(3) 2>$(BIN)/.tool/log || { cat $(BIN)/.tool/log >&2; exit 1; }
+	@mv $(BIN)/.tool/$(4) $@
+endef
+
+$(GOLANGCI_LINT): | need-go
+	$(call tool,$@,github.com/golangci/golangci-lint/v2/cmd/golangci-lint,$(GOLANGCI_LINT_VERSION),golangci-lint)
+
+$(GOTESTSUM): | need-go
+	$(call tool,$@,gotest.tools/gotestsum,$(GOTESTSUM_VERSION),gotestsum)
