@@ -1,0 +1,350 @@
+package election
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/understudy-ha/understudy/pkg/lease"
+)
+
+// reign is this node's hold on the register in one term, from the claim that
+// succeeded to the release, or to the foreign value that followed it.
+//
+// Its course: held - read back (R8) - armed (G1) - started - ready - leaving or
+// over - stopped - proven empty - released. Leaving is a planned end, during
+// which renewals go on; over is the sticky end of R10, after which nothing of
+// this term is ever renewed, started or served again.
+type reign struct {
+	term   lease.Term
+	value  lease.Value   // the last own value known to be in the register
+	t0     lease.Instant // start of the attempt that wrote it
+	timing Timing        // R13: constant within the term
+
+	readBack bool
+	ackT0    lease.Instant // t0 of the last deadline the guard acknowledged
+	armed    bool          // ackT0 means something
+	askT0    lease.Instant // t0 of the last deadline that was sent to it
+	quiet    lease.Instant // since when an acknowledgement is owed
+	owed     bool
+
+	started bool
+	ready   bool
+	served  bool // was MASTER at least once
+	late    bool // NoteLate was given for the present renewal
+
+	leaving *leaving
+	leftAt  lease.Instant
+	over    bool
+	overWhy string
+	code    string // reason code of the end
+	foreign bool   // a foreign value follows: nothing to release
+	stopped bool   // Stop was sent
+	empty   bool
+	stuck   bool
+}
+
+// leaving is a planned end.
+type leaving struct {
+	why     string
+	code    string       // reason code for the state shown afterwards; empty: none
+	to      lease.NodeID // the only node meant to claim
+	holdOff time.Duration
+}
+
+func (m *Machine) reignOf(t lease.Term) *reign {
+	if m.reign != nil && m.reign.term == t {
+		return m.reign
+	}
+	return nil
+}
+
+// beginReign: the register holds our claim. Beat 0 is the claim itself.
+func (m *Machine) beginReign(a attempt, _ string) {
+	r := &reign{term: a.value.Term, value: a.value, t0: a.t0, timing: m.cfg.Timing}
+	m.reign, m.claim = r, claim{}
+	m.note(NoteClaimed, r.term, "")
+	m.arm(r)
+	if ok, _, why := m.electable(); !ok {
+		m.leave(r, leaving{why: "the claim landed late: " + why})
+		return
+	}
+	m.wantNewRead() // R8
+}
+
+// arm sends the guard the deadline that the last confirmed renewal gives (G1).
+func (m *Machine) arm(r *reign) {
+	if r.over && !m.cfg.Without.off(WithoutStickiness) {
+		return
+	}
+	r.askT0 = r.t0
+	if !r.owed {
+		r.owed, r.quiet = true, m.now
+	}
+	t := r.timing
+	m.act(Arm{Term: r.term, T0: r.t0, Stop: t.StopAfter(), Kill: t.KillAfter(), End: t.End()})
+}
+
+func (m *Machine) armed(ev Armed) {
+	r := m.reignOf(ev.Term)
+	if r == nil || r.over {
+		return
+	}
+	if !r.armed || ev.T0.Longest(r.ackT0) > 0 {
+		r.armed, r.ackT0 = true, ev.T0
+	}
+	r.owed = ev.T0 != r.askT0
+	r.quiet = m.now
+}
+
+// base is the instant from which the right to serve counts: the start of the
+// last renewal that is confirmed and that the guard acknowledged.
+func (r *reign) base() lease.Instant {
+	if r.armed {
+		return r.ackT0
+	}
+	return r.t0
+}
+
+// expire ends what the present instant has ended.
+func (m *Machine) expire() {
+	r := m.reign
+	if r == nil || r.over {
+		return
+	}
+	t := r.timing
+	if !r.late && m.now.Longest(r.base()) >= t.StopAfter()/2 {
+		r.late = true
+		m.note(NoteLate, r.term, fmt.Sprintf("no renewal confirmed for %v; the stop begins after %v", m.now.Longest(r.base()).Truncate(time.Millisecond), t.StopAfter()))
+	} else if !r.late {
+		m.spent(r.base(), t.StopAfter()/2)
+	}
+	if m.spent(r.base(), t.StopAfter()) && !m.cfg.Without.off(WithoutR4) {
+		m.giveUp(r, ReasonLeaseLost, "no renewal was confirmed in time: "+m.storeWord())
+		m.note(NoteLapsed, r.term, r.overWhy)
+		return
+	}
+	if r.owed && m.spent(r.quiet, t.AckLimit()) && !m.cfg.Without.off(WithoutG1) {
+		m.giveUp(r, ReasonLeaseLost, "the guard did not acknowledge a deadline")
+		m.note(NoteGuardSilent, r.term, r.overWhy)
+		m.act(KillGuard{Term: r.term, Why: r.overWhy})
+		r.stopped = true
+	}
+}
+
+func (m *Machine) storeWord() string {
+	if m.storeDown != "" {
+		return m.storeDown
+	}
+	return "the store did not answer"
+}
+
+// giveUp makes the end of the term final (R10).
+func (m *Machine) giveUp(r *reign, code, why string) {
+	if r.over {
+		return
+	}
+	r.over, r.overWhy, r.ready = true, why, false
+	if r.code == "" {
+		r.code = code
+	}
+}
+
+func (m *Machine) giveUpQuietly(r *reign) {
+	if !r.over {
+		r.over, r.ready = true, false
+		if r.leaving != nil {
+			r.overWhy = r.leaving.why
+		}
+	}
+}
+
+// demote: a foreign value follows ours. There is nothing to release.
+func (m *Machine) demote(r *reign, v lease.Value) {
+	m.giveUp(r, ReasonLeaseLost, "the register is held by "+holderName(v))
+	r.foreign = true
+	m.w.rebase("", Position{})
+	m.note(NoteDemoted, r.term, r.overWhy)
+}
+
+// leave begins a planned end: drain, stop, prove empty, release. Renewals go
+// on until the release.
+func (m *Machine) leave(r *reign, l leaving) {
+	if r.leaving != nil || r.over {
+		return
+	}
+	r.leaving, r.leftAt = &l, m.now
+	if r.code == "" {
+		r.code = l.code
+	}
+	m.note(NoteDraining, r.term, l.why)
+}
+
+func (m *Machine) ready(t lease.Term) {
+	r := m.reignOf(t)
+	if r == nil || r.over || r.leaving != nil {
+		return
+	}
+	r.ready = true
+	m.failures = 0
+	if !r.served {
+		r.served = true
+		m.decided = true
+	}
+	m.note(NoteServing, r.term, "")
+}
+
+func (m *Machine) serviceFailed(ev ServiceFailed) {
+	r := m.reignOf(ev.Term)
+	if r == nil || r.over {
+		return
+	}
+	r.ready = false
+	m.failures++
+	back := min(m.cfg.Timing.Timeout<<min(m.failures-1, 4), 10*m.cfg.Timing.Timeout)
+	m.failed = until{m.now, back, ev.Why}
+	m.leave(r, leaving{why: ev.Why, code: ReasonServiceFailed})
+}
+
+// progressReign takes the reign to its next step.
+func (m *Machine) progressReign(r *reign) {
+	t := r.timing
+	if !r.over && !r.readBack {
+		m.wantRead()
+	}
+	if !r.over && r.leaving == nil && !r.started && r.readBack && (r.armed || m.cfg.Without.off(WithoutG1)) {
+		r.started = true
+		m.act(Start{Term: r.term, Reason: m.claimReason(r), Until: t.StopAfter() - m.now.Longest(r.base())})
+	}
+	if !r.stopped && !r.empty && (r.over || (r.leaving != nil && m.drained(r))) {
+		r.stopped = true
+		why := r.overWhy
+		if !r.over {
+			why = r.leaving.why
+		}
+		m.note(NoteStopping, r.term, why)
+		m.act(Stop{Term: r.term, Why: why})
+	}
+	if r.foreign {
+		if r.empty {
+			m.finish(r)
+		}
+		return
+	}
+	m.progressWrite(r)
+}
+
+// drained reports whether a planned end may stop the service: clients had
+// drainDelay to notice, or there was nothing to drain.
+func (m *Machine) drained(r *reign) bool {
+	return !r.served || m.cfg.DrainDelay == 0 || m.spent(r.leftAt, m.cfg.DrainDelay)
+}
+
+// progressWrite renews, or releases once the service is proven gone (R9).
+func (m *Machine) progressWrite(r *reign) {
+	w := &m.w
+	if w.pending != "" {
+		return
+	}
+	if w.mustRead {
+		m.wantRead()
+		return
+	}
+	release := r.empty || (m.cfg.Without.off(WithoutR9) && r.stopped)
+	renew := !release && r.readBack && (!r.over || (m.cfg.Without.off(WithoutStickiness) && !r.stopped))
+	if !release && !renew {
+		return
+	}
+	pace := r.timing.Heartbeat
+	if len(w.open) > 0 {
+		pace /= 5 // the last attempt came to nothing: again, but not in a tight loop
+	}
+	if len(w.open) > 0 || renew {
+		if !m.spent(w.sent, pace) {
+			return
+		}
+	}
+	v := r.value
+	var limit time.Duration
+	if release {
+		v.Held = false
+		if r.leaving != nil {
+			v.To = r.leaving.to
+		}
+	} else {
+		limit = max(r.timing.StopAfter()-m.now.Longest(r.base()), 1)
+		if m.cfg.Without.off(WithoutR13) {
+			v.Lease = r.timing.Timeout
+		}
+	}
+	if m.pausedWish != "" {
+		v.Paused = m.pausedWish == "on"
+	}
+	m.send(v, limit)
+}
+
+// endReign: our release is in the register.
+func (m *Machine) endReign(r *reign, a attempt, version string) {
+	m.note(NoteReleased, r.term, r.overWhy)
+	m.act(NudgePeers{})
+	m.see(version, a.value, false)
+	m.finish(r)
+}
+
+// finish leaves the reign behind.
+func (m *Machine) finish(r *reign) {
+	if r.leaving != nil && r.leaving.holdOff > 0 {
+		m.holdOff = until{m.now, r.leaving.holdOff, r.leaving.why}
+		m.note(NoteHeldOff, r.term, fmt.Sprintf("%s: not electable for %v", r.leaving.why, r.leaving.holdOff))
+	}
+	m.reign, m.claim = nil, claim{}
+	m.w.rebase("", Position{})
+	m.needRead = false
+	m.pausedWish = ""
+}
+
+func (m *Machine) setMode(ev SetMode) {
+	if m.ending {
+		return
+	}
+	m.decided = true
+	m.failed, m.holdOff, m.failures = until{}, until{}, 0
+	r := m.reign
+	if r == nil {
+		m.cfg.Mode = ev.Mode
+		return
+	}
+	switch ev.Mode {
+	case lease.ModeAuto, lease.ModeMaster:
+		m.cfg.Mode = ev.Mode
+	case lease.ModeStandby, lease.ModeHotStandby:
+		m.cfg.Mode = ev.Mode
+		m.leave(r, leaving{why: "mode " + string(ev.Mode) + " was asked for", holdOff: time.Minute})
+	case lease.ModeHotBackup, lease.ModeDisabled:
+		m.cfg.Mode = ev.Mode
+		m.leave(r, leaving{why: "mode " + string(ev.Mode) + " was asked for"})
+	}
+}
+
+func (m *Machine) claimReason(r *reign) string {
+	if r.value.Term == 1 {
+		return "first term of the plane"
+	}
+	return "took over"
+}
+
+// Serving is R4, the truth rule: an own value is confirmed and read back, the
+// reign has not begun to end, the service is ready, and the own clock is
+// before the end that the guard acknowledged.
+func (m *Machine) Serving(now lease.Instant) bool {
+	r := m.reign
+	return r != nil && r.ready && m.Leading(now)
+}
+
+// Leading is Serving without asking for the service to be ready.
+func (m *Machine) Leading(now lease.Instant) bool {
+	r := m.reign
+	if r == nil || r.over || r.leaving != nil || !r.readBack || !r.armed {
+		return r != nil && m.cfg.Without.off(WithoutG1) && r.started && !r.over
+	}
+	return m.cfg.Without.off(WithoutR4) || now.Longest(r.ackT0) < r.timing.End()
+}

@@ -1,0 +1,214 @@
+package election
+
+import (
+	"fmt"
+	"time"
+)
+
+// The constants of the protocol. Drift is the error that is assumed of any
+// machine's clock rate, as one part in DriftParts.
+const (
+	DriftParts = 100 // e: 1 %
+
+	minMargin = 500 * time.Millisecond
+	maxMargin = 3 * time.Second
+	maxGuard  = 500 * time.Millisecond
+
+	// MinTimeout is the shortest heartbeatTimeout that is accepted.
+	MinTimeout = 3 * time.Second
+	// MinOperation is the shortest operation timeout that is accepted.
+	MinOperation = 200 * time.Millisecond
+	// MinStop is the shortest time a service may be given to stop.
+	MinStop = time.Second
+)
+
+// TimingRequest is what a user asked for; zero fields are derived.
+type TimingRequest struct {
+	Preset           string // "", "default", "fast" or "wan"
+	Timeout          time.Duration
+	Heartbeat        time.Duration
+	Operation        time.Duration
+	Stop             time.Duration
+	StandbyHeartbeat time.Duration
+	Poll             time.Duration
+	Takeover         time.Duration
+
+	MinBeat     time.Duration // the store's; 0 if it sets none
+	PollDivisor int           // polls per heartbeat interval: 5 on posix, 2 on hdfs, 1 on s3; 0 means 5
+}
+
+// Timing is a complete, legal set of durations.
+type Timing struct {
+	Timeout          time.Duration // T: the length of the lease, L
+	Heartbeat        time.Duration // h: how often the master renews
+	Operation        time.Duration // o: limit of one store operation
+	Stop             time.Duration // S: time the service is given to stop when the lease presses
+	StandbyHeartbeat time.Duration // how often a standby writes its record
+	Poll             time.Duration // how often a standby reads the register
+	Takeover         time.Duration // how long a release that names a successor is reserved for it
+}
+
+// TimingError says which inequality a set of durations breaks, with the
+// numbers and the nearest legal value.
+type TimingError struct {
+	Key    string // configuration key to change
+	Reason string
+}
+
+func (e *TimingError) Error() string { return e.Key + ": " + e.Reason }
+
+// Derive fills in what was not asked for and checks the result.
+func Derive(r TimingRequest) (Timing, error) {
+	p, err := preset(r.Preset)
+	if err != nil {
+		return Timing{}, err
+	}
+	t := Timing{
+		Timeout:          or(r.Timeout, p.Timeout),
+		Heartbeat:        or(r.Heartbeat, p.Heartbeat),
+		Operation:        or(r.Operation, p.Operation),
+		Stop:             or(r.Stop, p.Stop),
+		StandbyHeartbeat: r.StandbyHeartbeat,
+		Poll:             r.Poll,
+		Takeover:         or(r.Takeover, 10*time.Second),
+	}
+	if t.Timeout < MinTimeout {
+		return Timing{}, &TimingError{"ha.heartbeatTimeout", fmt.Sprintf("%v is below the floor; the nearest legal value is %v", t.Timeout, MinTimeout)}
+	}
+	if max := time.Duration(1<<32-1) * time.Millisecond; t.Timeout > max || t.Timeout%time.Millisecond != 0 {
+		return Timing{}, &TimingError{"ha.heartbeatTimeout", fmt.Sprintf("%v: must be whole milliseconds and at most %v", t.Timeout, max)}
+	}
+	t.Heartbeat = or(t.Heartbeat, max(min(time.Second, t.Timeout/10), r.MinBeat))
+	t.Operation = or(t.Operation, min(3*time.Second, t.Timeout/10, t.Timeout/5-t.Heartbeat))
+	t.Stop = or(t.Stop, min(10*time.Second, 2*t.Timeout/5))
+	t.StandbyHeartbeat = or(t.StandbyHeartbeat, t.Heartbeat)
+	div := r.PollDivisor
+	if div == 0 {
+		div = 5
+	}
+	t.Poll = or(t.Poll, t.Heartbeat/time.Duration(div))
+	return t, t.check(r.MinBeat)
+}
+
+func preset(name string) (Timing, error) {
+	switch name {
+	case "", "default":
+		return Timing{Timeout: 30 * time.Second}, nil
+	case "fast":
+		return Timing{Timeout: 5 * time.Second, Heartbeat: 500 * time.Millisecond, Operation: 500 * time.Millisecond, Stop: 2 * time.Second}, nil
+	case "wan":
+		return Timing{Timeout: 60 * time.Second, Heartbeat: 2 * time.Second, Operation: 6 * time.Second, Stop: 20 * time.Second}, nil
+	default:
+		return Timing{}, &TimingError{"ha.preset", fmt.Sprintf("unknown preset %q: must be default, fast or wan", name)}
+	}
+}
+
+func or(v, otherwise time.Duration) time.Duration {
+	if v != 0 {
+		return v
+	}
+	return otherwise
+}
+
+// check refuses a set that breaks an inequality of the protocol. Both sides
+// are compared as whole nanoseconds; equality is legal.
+func (t Timing) check(minBeat time.Duration) error {
+	for _, f := range []struct {
+		key        string
+		v, atLeast time.Duration
+		why        string
+	}{
+		{"ha.heartbeatInterval", t.Heartbeat, max(time.Millisecond, minBeat), "the shortest the store takes"},
+		{"store.operationTimeout", t.Operation, MinOperation, "the floor for one store operation"},
+		{"service.stopTimeout", t.Stop, MinStop, "the floor for stopping a service"},
+		{"ha.standbyHeartbeatInterval", t.StandbyHeartbeat, t.Heartbeat, "ha.heartbeatInterval"},
+		{"ha.pollInterval", t.Poll, time.Millisecond, "one millisecond"},
+		{"ha.takeoverTimeout", t.Takeover, t.Heartbeat, "ha.heartbeatInterval"},
+	} {
+		if f.v < f.atLeast {
+			return &TimingError{f.key, fmt.Sprintf("%v is below %v (%s); the nearest legal value is %v", f.v, f.atLeast, f.why, f.atLeast)}
+		}
+	}
+	if t.Poll > t.Heartbeat {
+		return &TimingError{"ha.pollInterval", fmt.Sprintf("%v is longer than ha.heartbeatInterval %v; the nearest legal value is %v", t.Poll, t.Heartbeat, t.Heartbeat)}
+	}
+	if need := t.Heartbeat + 2*t.Operation; t.StopAfter() < need {
+		short := need - t.StopAfter()
+		return &TimingError{"service.stopTimeout", fmt.Sprintf(
+			"D >= h + 2o is broken: D = 0.99*T - m - S = %v (T=%v, m=%v, S=%v) but h + 2o = %v (h=%v, o=%v). Nearest legal values: ha.heartbeatTimeout %v, or service.stopTimeout %v%s",
+			t.StopAfter(), t.Timeout, t.Margin(), t.Stop, need, t.Heartbeat, t.Operation,
+			t.timeoutFor(need+t.Stop), t.Stop-short, positive(t.Stop-short, MinStop))}
+	}
+	if need := 5 * (t.Heartbeat + t.Operation); t.Timeout < need {
+		return &TimingError{"ha.heartbeatTimeout", fmt.Sprintf(
+			"T >= 5(h + o) is broken: T=%v but 5(h + o) = %v (h=%v, o=%v). Nearest legal values: ha.heartbeatTimeout %v, or store.operationTimeout %v%s",
+			t.Timeout, need, t.Heartbeat, t.Operation, need, t.Timeout/5-t.Heartbeat, positive(t.Timeout/5-t.Heartbeat, MinOperation))}
+	}
+	return nil
+}
+
+// positive marks a proposed value that another floor forbids.
+func positive(v, floor time.Duration) string {
+	if v >= floor {
+		return ""
+	}
+	return fmt.Sprintf(" (which is below its floor of %v, so change the former)", floor)
+}
+
+// timeoutFor is the shortest lease whose right to serve lasts at least d, in
+// whole milliseconds.
+func (t Timing) timeoutFor(d time.Duration) time.Duration {
+	c := t
+	lo, hi := time.Millisecond, 2*(d+maxMargin)
+	for lo < hi {
+		mid := ((lo + hi) / 2).Truncate(time.Millisecond)
+		if c.Timeout = mid; c.End() >= d {
+			hi = mid
+		} else {
+			lo = mid + time.Millisecond
+		}
+	}
+	return hi
+}
+
+// Margin is m: the part of the lease nobody may use.
+func (t Timing) Margin() time.Duration { return min(max(t.Timeout/10, minMargin), maxMargin) }
+
+// End is the length of the right to serve, counted from the start of the last
+// confirmed renewal: E = L(1-e) - m.
+func (t Timing) End() time.Duration {
+	return t.Timeout - t.Timeout/DriftParts - t.Margin()
+}
+
+// StopAfter is D: the stop begins this long after the start of the last
+// confirmed renewal.
+func (t Timing) StopAfter() time.Duration { return t.End() - t.Stop }
+
+// KillAfter is when KILL is sent to what is still alive, on the same count.
+func (t Timing) KillAfter() time.Duration {
+	if t.Stop < 4*time.Second {
+		return t.End() - t.Stop/2
+	}
+	return t.End() - max(2*time.Second, t.Stop/5)
+}
+
+// ObserverGuard is g: what a watcher adds to the lease it waits out.
+func (t Timing) ObserverGuard() time.Duration { return min(maxGuard, t.Timeout/20) }
+
+// ClaimAfter is how long a held value whose lease is given must have stood
+// unchanged before it may be claimed: max(L(x), own L)(1+e) + g.
+func (t Timing) ClaimAfter(other time.Duration) time.Duration {
+	l := max(other, t.Timeout)
+	return l + l/DriftParts + t.ObserverGuard()
+}
+
+// ReadGap is the longest pause in reading the register that does not restart
+// the watch: max(3h, h+2o).
+func (t Timing) ReadGap() time.Duration { return max(3*t.Heartbeat, t.Heartbeat+2*t.Operation) }
+
+// ProofWatch is how long the value of a node's own former run must be watched
+// unchanged before it may be claimed on local proof: 2(h+o).
+func (t Timing) ProofWatch() time.Duration { return 2 * (t.Heartbeat + t.Operation) }
+
+// AckLimit is how long the guard may take to acknowledge a deadline: 2h.
+func (t Timing) AckLimit() time.Duration { return 2 * t.Heartbeat }

@@ -1,0 +1,145 @@
+package election
+
+import (
+	"time"
+
+	"github.com/understudy-ha/understudy/pkg/lease"
+)
+
+// View is what the machine shows of itself.
+type View struct {
+	Standing  lease.State // the state, except that MASTER is asked for by Serving
+	Why       string      // reason code when FAILED or not electable
+	Detail    string
+	Electable bool
+	Mode      lease.Mode
+	Priority  int
+	Timing    Timing
+	Plane     lease.PlaneID
+	Paused    bool
+	Ending    bool
+	Ended     bool
+
+	Term      lease.Term // highest seen
+	Holder    lease.NodeID
+	HolderInc lease.Incarnation
+	Held      bool
+	HolderOK  bool // seen to renew, within its lease
+
+	Reign *ReignView
+}
+
+// ReignView is this node's hold on the register.
+type ReignView struct {
+	Term    lease.Term
+	T0      lease.Instant
+	End     time.Duration
+	Leading bool // armed, read back, not given up; ask the clock for the rest
+	Ready   bool
+	Leaving bool
+	Stuck   bool
+}
+
+// View describes the machine at now.
+func (m *Machine) View(now lease.Instant) View {
+	v := View{
+		Mode: m.cfg.Mode, Priority: m.cfg.Priority, Timing: m.cfg.Timing, Plane: m.plane,
+		Ending: m.ending, Ended: m.ended, Term: m.high.Term,
+	}
+	wake := m.wake
+	ok, code, why := m.electable()
+	m.wake = wake
+	v.Electable, v.Why, v.Detail = ok && m.watch.known && m.reign == nil, code, why
+	if x := &m.watch; x.known {
+		v.Holder, v.HolderInc, v.Held, v.Paused = x.value.Holder, x.value.Incarnation, x.value.Held, x.value.Paused
+		v.HolderOK = x.value.Held && x.moves > 0 && now.Longest(x.first) < x.value.Lease
+	}
+	if r := m.reign; r != nil {
+		v.Reign = &ReignView{
+			Term: r.term, T0: r.base(), End: r.timing.End(), Ready: r.ready, Leaving: r.leaving != nil, Stuck: r.stuck,
+			Leading: !r.over && r.leaving == nil && r.readBack && r.armed,
+		}
+		v.Holder, v.HolderInc, v.Held, v.HolderOK = m.cfg.Node, m.cfg.Incarnation, true, true
+		v.Paused = r.value.Paused
+	}
+	v.Standing = m.standing(now, &v)
+	return v
+}
+
+// standing is the state shown whenever the truth rule does not say MASTER.
+func (m *Machine) standing(now lease.Instant, v *View) lease.State {
+	r := m.reign
+	silent := m.storeSilent(now)
+	switch {
+	case m.ended:
+		return lease.StateTerminated
+	case r != nil && r.stuck:
+		v.Why, v.Detail = ReasonFencingFailed, "the service is still alive past the end of the lease; the term is not released"
+		return lease.StateFailed
+	case r != nil && r.over && r.code != "":
+		v.Why, v.Detail = r.code, r.overWhy
+		return lease.StateFailed
+	case r != nil && r.over:
+		return m.standbyState()
+	case r != nil && r.leaving != nil:
+		v.Why, v.Detail = ReasonStopping, r.leaving.why
+		return m.standbyState()
+	case r != nil && now.Longest(r.base()) >= r.timing.End():
+		v.Why, v.Detail = ReasonLeaseLost, m.storeWord()
+		return lease.StateFailed
+	case r != nil && r.served:
+		return lease.StateInitializing // a local restart of the service
+	case r != nil:
+		return m.standbyState() // promotion under way
+	case m.cfg.Mode == lease.ModeDisabled:
+		return lease.StateFailed
+	case silent != "" && m.readOK:
+		v.Why, v.Detail = ReasonStore, silent
+		return lease.StateFailed
+	case v.Why == ReasonServiceFailed:
+		return lease.StateFailed
+	case m.trouble.code != "" && m.trouble.code != ReasonNoRegister:
+		v.Why, v.Detail = m.trouble.code, m.trouble.detail
+		return lease.StateFailed
+	case !m.watch.known:
+		if silent != "" {
+			v.Why, v.Detail = ReasonStore, silent
+		}
+		return lease.StateInitializing
+	case !m.decided && m.cfg.Mode != lease.ModeMaster:
+		return lease.StateInitializing
+	case m.cfg.Mode == lease.ModeHotBackup:
+		return lease.StateHotBackup
+	}
+	return m.standbyState()
+}
+
+// storeSilent says, in words, that no read has succeeded for longer than the
+// lease; empty when one has.
+func (m *Machine) storeSilent(now lease.Instant) string {
+	if m.storeDown == "" && !m.reading {
+		return ""
+	}
+	since := m.since
+	if m.readOK {
+		since = m.lastRead
+	}
+	if now.Longest(since) < m.cfg.Timing.Timeout {
+		return ""
+	}
+	return "the store has not answered for " + now.Longest(since).Truncate(time.Second).String() + ": " + m.storeWord()
+}
+
+func (m *Machine) standbyState() lease.State {
+	switch m.cfg.Mode {
+	case lease.ModeStandby:
+		return lease.StateStandby
+	case lease.ModeHotStandby:
+		return lease.StateHotStandby
+	case lease.ModeAuto, lease.ModeMaster, lease.ModeHotBackup, lease.ModeDisabled:
+	}
+	if m.cfg.HotStandby {
+		return lease.StateHotStandby
+	}
+	return lease.StateStandby
+}
