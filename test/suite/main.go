@@ -45,7 +45,7 @@ func main() {
 
 func run(dir string, args []string) (ok bool, err error) {
 	if len(args) < 2 {
-		return false, errors.New("usage: suite [-dir DIR] check|gotest NAME -- COMMAND... | total NAME...")
+		return false, errors.New("usage: suite [-dir DIR] check|gotest NAME -- COMMAND, or total NAMES")
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return false, err
