@@ -1,0 +1,252 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/understudy-ha/understudy/pkg/election"
+	"github.com/understudy-ha/understudy/pkg/lease"
+)
+
+// Config is everything an operator can set. The yaml tag is the key, enum the
+// legal words, derive marks a duration whose zero means "derived from
+// others", secret a value that Show masks.
+type Config struct {
+	HighAvailabilityMode lease.Mode  `yaml:"highAvailabilityMode" enum:"AUTO,MASTER,STANDBY,HOT_STANDBY,HOT_BACKUP,DISABLED"`
+	PersistMode          PersistMode `yaml:"persistMode" enum:"AUTO,REBIND,CLEAN,DISABLED"`
+	PersistenceDir       string      `yaml:"persistenceDir"` // see ParseLocation and Config.Location
+	NodeURI              string      `yaml:"nodeUri"`        // empty: see Config.URI
+	DataDir              string      `yaml:"dataDir"`        // local, never on the shared store
+	Priority             int         `yaml:"priority"`       // higher is preferred
+	HA                   HA          `yaml:"ha"`
+	Server               Server      `yaml:"server"`
+	Service              Service     `yaml:"service"`
+	Guard                Guard       `yaml:"guard"`
+	Store                Store       `yaml:"store"`
+	Log                  Log         `yaml:"log"`
+
+	origins map[string]string // key -> "file:line", variable or flag; absent for defaults
+}
+
+// PersistMode says what a starting node makes of what is already persisted.
+type PersistMode string
+
+// The persist modes.
+const (
+	PersistAuto     PersistMode = "AUTO"     // use what is there, else start fresh
+	PersistRebind   PersistMode = "REBIND"   // a plane must exist
+	PersistClean    PersistMode = "CLEAN"    // start with an empty persisted state; refused while any node lives
+	PersistDisabled PersistMode = "DISABLED" // nothing persisted; only with high availability DISABLED
+)
+
+// HA is the section "ha".
+type HA struct {
+	Preset                   string        `yaml:"preset" enum:"default,fast,wan"`
+	HeartbeatTimeout         time.Duration `yaml:"heartbeatTimeout" derive:"the preset's"`          // T, the lease
+	HeartbeatInterval        time.Duration `yaml:"heartbeatInterval" derive:"min(1s, T/10)"`        // h
+	StandbyHeartbeatInterval time.Duration `yaml:"standbyHeartbeatInterval" derive:"h"`             // how often a standby writes its record
+	PollInterval             time.Duration `yaml:"pollInterval" derive:"h/5, h/2 on hdfs, h on s3"` // how often a standby reads the register
+	TakeoverTimeout          time.Duration `yaml:"takeoverTimeout"`                                 // how long a switchover waits for its target
+	HotStandby               bool          `yaml:"hotStandby"`                                      // AUTO nodes follow as HOT_STANDBY
+	AutoInit                 bool          `yaml:"autoInit"`                                        // a node may make the plane (R0)
+	FailFast                 bool          `yaml:"failFast"`                                        // exit 4 when the store can not be reached at start
+	StateCompat              bool          `yaml:"stateCompat"`                                     // MASTER from the moment of the claim, as Brooklyn
+	InactiveNodeRemoval      time.Duration `yaml:"inactiveNodeRemoval"`                             // silent nodes are forgotten after this; 0: never
+}
+
+// Server is the section "server".
+type Server struct {
+	Listen    string `yaml:"listen"`
+	NonMaster string `yaml:"nonMaster" enum:"forbid"`
+	TLS       TLS    `yaml:"tls"`
+	Auth      Auth   `yaml:"auth"`
+}
+
+// TLS is the section "server.tls". Without cert and key a self-signed
+// certificate is made on first start and kept in DataDir.
+type TLS struct {
+	Disabled bool   `yaml:"disabled"`
+	Cert     string `yaml:"cert"`
+	Key      string `yaml:"key"`
+}
+
+// Auth is the section "server.auth". Without any of it a user and a password
+// are generated once and kept in DataDir.
+type Auth struct {
+	Htpasswd     string `yaml:"htpasswd"` // file of user:bcrypt lines
+	User         string `yaml:"user"`
+	Password     string `yaml:"password" secret:"true"`
+	PasswordFile string `yaml:"passwordFile"`
+}
+
+// Service is the section "service": what the master runs.
+type Service struct {
+	Command      []string          `yaml:"command"`
+	WorkDir      string            `yaml:"workDir"` // empty: DataDir
+	Env          map[string]string `yaml:"env" secret:"true"`
+	None         bool              `yaml:"none"`
+	Isolation    string            `yaml:"isolation" enum:"auto,pid-namespace,cgroup,group"`
+	Ready        Ready             `yaml:"ready"`
+	Restart      string            `yaml:"restart" enum:"always,on-failure,never"`
+	MaxRestarts  int               `yaml:"maxRestarts"`
+	Window       time.Duration     `yaml:"window"`
+	StartTimeout time.Duration     `yaml:"startTimeout"`
+	StartGrace   time.Duration     `yaml:"startGrace"`
+	DrainDelay   time.Duration     `yaml:"drainDelay"`
+	StopSignal   Signal            `yaml:"stopSignal" enum:"TERM,INT,QUIT,HUP,USR1,USR2,WINCH,KILL"`
+	StopTimeout  time.Duration     `yaml:"stopTimeout" derive:"min(10s, 2T/5)"` // S
+	Output       string            `yaml:"output"`                              // empty: DataDir/service.log
+}
+
+// Ready is the section "service.ready": at most one of the three; with none
+// the service is ready when it has been alive for StartGrace.
+type Ready struct {
+	HTTP string   `yaml:"http"` // URL that answers 2xx
+	TCP  string   `yaml:"tcp"`  // host:port that accepts
+	Exec []string `yaml:"exec"` // command that exits 0
+}
+
+// Guard is the section "guard".
+type Guard struct {
+	StopTimeout time.Duration `yaml:"stopTimeout" derive:"min(1s, S/2)"` // from TERM to KILL once the daemon is dead
+}
+
+// Store is the section "store".
+type Store struct {
+	AllowLocal       bool          `yaml:"allowLocal"`
+	OperationTimeout time.Duration `yaml:"operationTimeout" derive:"min(3s, T/10, T/5-h)"` // o
+}
+
+// Log is the section "log".
+type Log struct {
+	Level  string `yaml:"level" enum:"debug,info,warn,error"`
+	Format string `yaml:"format" enum:"console,json"`
+}
+
+// Signal is the name of a signal without SIG.
+type Signal string
+
+// Default is the configuration of an empty file. It does not pass Validate:
+// where the shared store is and what to run has no default.
+func Default() *Config {
+	return &Config{
+		HighAvailabilityMode: lease.ModeAuto,
+		PersistMode:          PersistAuto,
+		DataDir:              "/var/lib/understudy",
+		HA: HA{
+			Preset:              "default",
+			TakeoverTimeout:     10 * time.Second,
+			HotStandby:          true,
+			AutoInit:            true,
+			InactiveNodeRemoval: 48 * time.Hour,
+		},
+		Server: Server{Listen: ":8443", NonMaster: "forbid"},
+		Service: Service{
+			Isolation:    "auto",
+			Restart:      "on-failure",
+			MaxRestarts:  3,
+			Window:       time.Minute,
+			StartTimeout: time.Minute,
+			StartGrace:   200 * time.Millisecond,
+			DrainDelay:   2 * time.Second,
+			StopSignal:   "TERM",
+		},
+		Log: Log{Level: "info", Format: "console"},
+	}
+}
+
+// TimingRequest is what was asked for of the protocol's durations, for
+// election.Derive: minBeat and pollDivisor are the store's persistence.Limits
+// (0 when it is not open yet).
+func (c *Config) TimingRequest(minBeat time.Duration, pollDivisor int) election.TimingRequest {
+	return election.TimingRequest{
+		Preset:           c.HA.Preset,
+		Timeout:          c.HA.HeartbeatTimeout,
+		Heartbeat:        c.HA.HeartbeatInterval,
+		Operation:        c.Store.OperationTimeout,
+		Stop:             c.Service.StopTimeout,
+		StandbyHeartbeat: c.HA.StandbyHeartbeatInterval,
+		Poll:             c.HA.PollInterval,
+		Takeover:         c.HA.TakeoverTimeout,
+		MinBeat:          minBeat,
+		PollDivisor:      pollDivisor,
+	}
+}
+
+// GuardStopTimeout is how long the guard waits between TERM and KILL once the
+// daemon is dead: guard.stopTimeout, or min(1s, S/2).
+func (c *Config) GuardStopTimeout(stop time.Duration) time.Duration {
+	if c.Guard.StopTimeout != 0 {
+		return c.Guard.StopTimeout
+	}
+	return min(time.Second, stop/2)
+}
+
+// Location is where the plane's shared state lies: persistenceDir, or, when
+// that is not set and store.allowLocal is, a directory beneath dataDir. It is
+// the zero Location when nothing is persisted.
+func (c *Config) Location() (Location, error) {
+	if c.PersistMode == PersistDisabled {
+		return Location{}, nil
+	}
+	if c.PersistenceDir == "" && c.Store.AllowLocal {
+		return ParseLocation(filepath.Join(c.DataDir, "store"))
+	}
+	return ParseLocation(c.PersistenceDir)
+}
+
+// URI is the address under which others reach this node: nodeUri, or made of
+// the listen address, with hostname where that names no host. A boundPort
+// other than 0 replaces the port (for a listen address with port 0).
+func (c *Config) URI(hostname string, boundPort int) string {
+	if c.NodeURI != "" {
+		return c.NodeURI
+	}
+	host, port, err := net.SplitHostPort(c.Server.Listen)
+	if err != nil { // Validate has refused it
+		host, port = "", "8443"
+	}
+	if ip := net.ParseIP(host); host == "" || (ip != nil && ip.IsUnspecified()) {
+		host = hostname
+	}
+	if boundPort != 0 {
+		port = strconv.Itoa(boundPort)
+	}
+	scheme := "https"
+	if c.Server.TLS.Disabled {
+		scheme = "http"
+	}
+	return (&url.URL{Scheme: scheme, Host: net.JoinHostPort(host, port), Path: "/"}).String()
+}
+
+// Number is the signal for the kernel.
+func (s Signal) Number() (syscall.Signal, error) {
+	n := unix.SignalNum("SIG" + strings.TrimPrefix(strings.ToUpper(string(s)), "SIG"))
+	if n == 0 {
+		return 0, fmt.Errorf("unknown signal %q", string(s))
+	}
+	return n, nil
+}
+
+// Origin says where the value of a key ("ha.heartbeatTimeout") comes from:
+// "file:line", a variable, a flag, or "default".
+func (c *Config) Origin(key string) string {
+	if o, ok := c.origins[key]; ok {
+		return o
+	}
+	return "default"
+}
+
+// IsSet reports whether the key was set by anything but the defaults.
+func (c *Config) IsSet(key string) bool {
+	_, ok := c.origins[key]
+	return ok
+}

@@ -1,0 +1,427 @@
+package config
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/understudy-ha/understudy/deploy/config"
+	"github.com/understudy-ha/understudy/pkg/election"
+	"github.com/understudy-ha/understudy/pkg/lease"
+)
+
+func writeFile(t *testing.T, name, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+const minimal = "persistenceDir: /mnt/understudy\nservice: {command: [sleep, 60]}\n"
+
+func TestMinimalFile(t *testing.T) {
+	c, warn, err := Load(writeFile(t, "u.yaml", minimal), nil, nil)
+	if err != nil || len(warn) != 0 {
+		t.Fatalf("Load: %v, warnings %q", err, warn)
+	}
+	want := Default()
+	want.PersistenceDir = "/mnt/understudy"
+	want.Service.Command = []string{"sleep", "60"}
+	c.origins = nil
+	if !reflect.DeepEqual(c, want) {
+		t.Errorf("got  %+v\nwant %+v", c, want)
+	}
+}
+
+// Everything a file can get wrong names the file, the line, the key, and what
+// would be right.
+func TestFileErrors(t *testing.T) {
+	for _, tc := range []struct {
+		name, text string
+		want       []string // all in the message
+	}{
+		{"unknown key", "ha:\n  heartbeatTimout: 30s\n", []string{"u.yaml:2: ha.heartbeatTimout: unknown key; did you mean ha.heartbeatTimeout?"}},
+		{"swapped letters", "presistMode: AUTO\n", []string{"u.yaml:1: presistMode: unknown key; did you mean persistMode?"}},
+		{"key of another section", "heartbeatTimeout: 30s\n", []string{"u.yaml:1: heartbeatTimeout: unknown key; did you mean ha.heartbeatTimeout?"}},
+		{"Brooklyn's key", "brooklyn.ha.heartbeatTimeout: 30s\n", []string{"u.yaml:1: brooklyn.ha.heartbeatTimeout: unknown key; did you mean ha.heartbeatTimeout?"}},
+		{"unlike anything", "log:\n  zzzzzzzzz: 1\n", []string{"u.yaml:2: log.zzzzzzzzz: unknown key; legal in log: level, format"}},
+		{"given twice", "priority: 1\n\npriority: 2\n", []string{"u.yaml:3: priority: given twice, first in line 1"}},
+		{"section given twice", "ha:\n  failFast: true\nha:\n  autoInit: true\n", []string{"u.yaml:3: ha: given twice, first in line 1"}},
+		{"no unit", "ha:\n  heartbeatTimeout: 30\n", []string{"u.yaml:2: ha.heartbeatTimeout: 30 has no unit; write 30s or 30ms"}},
+		{"no duration", "ha:\n  takeoverTimeout: soon\n", []string{`u.yaml:2: ha.takeoverTimeout: "soon" is not a duration; must be a duration such as 500ms, 30s or 1m30s`}},
+		{"negative", "ha:\n  heartbeatTimeout: -1s\n", []string{"u.yaml:2: ha.heartbeatTimeout: -1s is negative"}},
+		{"zero lease", "ha:\n  heartbeatTimeout: 0s\n", []string{"u.yaml:2: ha.heartbeatTimeout: 0 is not possible"}},
+		{"not derived", "service:\n  window: derived\n", []string{"u.yaml:2: service.window: is not derived from anything"}},
+		{"no number", "priority: high\n", []string{`u.yaml:1: priority: must be a whole number, not "high"`}},
+		{"quoted number", "priority: \"1\"\n", []string{`u.yaml:1: priority: must be a whole number`}},
+		{"fraction", "priority: 1.5\n", []string{`u.yaml:1: priority: must be a whole number, not "1.5"`}},
+		{"yes is no truth", "ha:\n  failFast: yes\n", []string{`u.yaml:2: ha.failFast: must be true or false, not "yes"`}},
+		{"mode", "highAvailabilityMode: HOTSTANDBY\n", []string{`u.yaml:1: highAvailabilityMode: "HOTSTANDBY" is not one of AUTO, MASTER,`, "did you mean HOT_STANDBY?"}},
+		{"nonMaster of later", "server:\n  nonMaster: redirect\n", []string{`u.yaml:2: server.nonMaster: "redirect" is not one of forbid`}},
+		{"signal", "service:\n  stopSignal: SIGTREM\n", []string{`u.yaml:2: service.stopSignal: "SIGTREM" is not one of TERM,`}},
+		{"command as text", "service:\n  command: sleep 60\n", []string{"u.yaml:2: service.command: must be a list of words such as [/usr/bin/prog, --flag]", `not "sleep 60"`}},
+		{"command of maps", "service:\n  command: [{a: b}]\n", []string{"u.yaml:2: service.command: must be a list of words"}},
+		{"env as list", "service:\n  env: [A=b]\n", []string{"u.yaml:2: service.env: must be a map of words"}},
+		{"section as text", "ha: true\n", []string{"u.yaml:1: ha: must hold keys (preset, heartbeatTimeout,"}},
+		{"text as map", "dataDir: {a: b}\n", []string{"u.yaml:1: dataDir: must be a text, not a map of keys"}},
+		{"no value", "priority:\n", []string{"u.yaml:1: priority: has no value; must be a whole number"}},
+		{"list at the top", "- a\n", []string{"u.yaml:1: must hold keys (highAvailabilityMode,"}},
+		{"tab", "ha:\n\tpreset: fast\n", []string{"u.yaml:2: not YAML:"}},
+		{"unclosed", "persistenceDir: \"/mnt\n", []string{"not YAML:", "u.yaml:"}},
+		{"two documents", "priority: 1\n---\npriority: 2\n", []string{"a second YAML document begins here"}},
+		{"merge key", "x: &a {preset: fast}\nha:\n  <<: *a\n", []string{"u.yaml:1: x: unknown key", "u.yaml:3: ha.<<: unknown key"}},
+		{"every problem at once", "prioritty: 1\nha:\n  failFast: 2\n", []string{"u.yaml:1: prioritty: unknown key; did you mean priority?", "u.yaml:3: ha.failFast: must be true or false"}},
+
+		// Combinations: the message prints both sides.
+		{"no location", "service: {none: true}\n", []string{"persistenceDir: is not set", "store.allowLocal"}},
+		{"relative location", "persistenceDir: state\nservice: {none: true}\n", []string{`u.yaml:1: persistenceDir: "state" is not an absolute path`}},
+		{"unknown scheme", "persistenceDir: ftp://h/p\nservice: {none: true}\n", []string{`u.yaml:1: persistenceDir: unknown scheme "ftp": must be a path, file://, s3:// or hdfs://`}},
+		{"no service", "persistenceDir: /mnt/u\n", []string{"service.command: is not set", "service.none: true"}},
+		{"none and command", "persistenceDir: /mnt/u\nservice:\n  command: [a]\n  none: true\n", []string{"u.yaml:4: service.none: true although service.command is given"}},
+		{"persist disabled", minimal + "persistMode: disabled\n", []string{"u.yaml:3: persistMode: DISABLED together with highAvailabilityMode AUTO"}},
+		{"clean standby", minimal + "persistMode: CLEAN\nhighAvailabilityMode: hot_backup\n", []string{"u.yaml:3: persistMode: CLEAN together with highAvailabilityMode HOT_BACKUP"}},
+		{"dataDir on the store", minimal + "dataDir: /mnt/understudy/data\n", []string{"u.yaml:3: dataDir: /mnt/understudy/data lies on the shared store (persistenceDir /mnt/understudy)"}},
+		{"lease too short", minimal + "ha: {heartbeatTimeout: 2s}\n", []string{"u.yaml:3: ha.heartbeatTimeout: 2s is below the floor", "3s"}},
+		{"timings that do not fit", minimal + "ha: {heartbeatTimeout: 10s}\nstore:\n  operationTimeout: 3s\n", []string{
+			"service.stopTimeout: D >= h + 2o is broken", "4.9s", "7s", "Nearest legal values",
+			"set were ha.heartbeatTimeout (", "u.yaml:3), store.operationTimeout (", "u.yaml:5)",
+		}},
+		{"guard longer than S", minimal + "guard: {stopTimeout: 11s}\n", []string{"u.yaml:3: guard.stopTimeout: 11s is longer than service.stopTimeout 10s"}},
+		{"start too short", "persistenceDir: /mnt/u\nservice:\n  command: [a]\n  startTimeout: 1s\n  startGrace: 2s\n", []string{"u.yaml:4: service.startTimeout: 1s is not longer than service.startGrace 2s"}},
+		{"removal before timeout", minimal + "ha: {inactiveNodeRemoval: 30s}\n", []string{"u.yaml:3: ha.inactiveNodeRemoval: 30s is not longer than ha.heartbeatTimeout 30s"}},
+		{"delegating command", "persistenceDir: /mnt/u\nservice: {command: [/usr/bin/docker, run, x]}\n", []string{"u.yaml:2: service.command: /usr/bin/docker asks another process"}},
+		{"reserved variable", "persistenceDir: /mnt/u\nservice: {command: [a], env: {HA_TERM: 1}}\n", []string{"u.yaml:2: service.env: HA_TERM"}},
+		{"two checks", "persistenceDir: /mnt/u\nservice: {command: [a], ready: {http: 'http://h/', tcp: 'h:1'}}\n", []string{"u.yaml:2: service.ready.tcp: beside service.ready.http"}},
+		{"listen", minimal + "server: {listen: 8443}\n", []string{`u.yaml:3: server.listen: "8443" is not host:port; write e.g. ":8443"`}},
+		{"port", minimal + "server: {listen: ':84430'}\n", []string{`u.yaml:3: server.listen: port "84430" is not a number from 0 to 65535`}},
+		{"half a certificate", minimal + "server: {tls: {cert: /a}}\n", []string{"u.yaml:3: server.tls.cert: needs server.tls.key"}},
+		{"user without password", minimal + "server: {auth: {user: a}}\n", []string{"u.yaml:3: server.auth.user: needs server.auth.passwordFile"}},
+		{"nodeUri", minimal + "nodeUri: node1:8443\n", []string{`u.yaml:3: nodeUri: "node1:8443" is not the address of a node`}},
+		{"workDir on the store", "persistenceDir: /mnt/u\nservice: {command: [a], workDir: /mnt/u/x}\n", []string{"u.yaml:2: service.workDir: /mnt/u/x lies on the shared store"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, _, err := Load(writeFile(t, "u.yaml", tc.text), nil, nil)
+			if err == nil {
+				t.Fatalf("accepted:\n%s", tc.text)
+			}
+			for _, want := range tc.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("message lacks %q:\n%s", want, err)
+				}
+			}
+		})
+	}
+}
+
+func TestFileThatCannotBeRead(t *testing.T) {
+	dir := t.TempDir()
+	for path, want := range map[string]string{
+		filepath.Join(dir, "absent.yaml"): "absent.yaml: no such file or directory",
+		dir:                               dir + ": is a directory; name the file in it",
+	} {
+		if _, _, err := Load(path, nil, nil); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("Load(%s) = %v, want %q", path, err, want)
+		}
+	}
+	big := writeFile(t, "big.yaml", strings.Repeat("# padding\n", maxFileSize/10+1))
+	if _, _, err := Load(big, nil, nil); err == nil || !strings.Contains(err.Error(), "is larger than") {
+		t.Errorf("Load of a huge file: %v", err)
+	}
+}
+
+// defaults < file < Brooklyn's files < environment < flags, seen by adding one
+// source after the other.
+func TestPrecedence(t *testing.T) {
+	src := Sources{Flags: []Override{{"persistenceDir", "/mnt/u", "t"}, {"service.none", "true", "t"}}}
+	flags := len(src.Flags)
+	check := func(want time.Duration, origin string) {
+		t.Helper()
+		c, _, err := LoadFrom(src)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.HA.HeartbeatTimeout != want || !strings.HasSuffix(c.Origin("ha.heartbeatTimeout"), origin) {
+			t.Errorf("heartbeatTimeout %v from %s, want %v from %s", c.HA.HeartbeatTimeout, c.Origin("ha.heartbeatTimeout"), want, origin)
+		}
+	}
+	check(0, "default")
+	src.File = writeFile(t, "u.yaml", "ha:\n  heartbeatTimeout: 11s\n")
+	check(11*time.Second, "u.yaml:2")
+	src.Brooklyn = []Override{{"ha.heartbeatTimeout", "12s", "brooklyn.cfg:1"}}
+	check(12*time.Second, "brooklyn.cfg:1")
+	src.Environ = []string{"HOME=/", "UNDERSTUDY_HA_HEARTBEAT_TIMEOUT=13s"}
+	check(13*time.Second, "environment UNDERSTUDY_HA_HEARTBEAT_TIMEOUT")
+	src.Flags = append(src.Flags[:flags:flags], Override{"ha.heartbeatTimeout", "14s", "flag --timeout"})
+	check(14*time.Second, "flag --timeout")
+}
+
+func TestEnvironment(t *testing.T) {
+	c, warn, err := Load("", []string{
+		"UNDERSTUDY_PERSISTENCE_DIR=/mnt/u",
+		"UNDERSTUDY_SERVICE_COMMAND=[sleep, 60]",
+		"UNDERSTUDY_SERVICE_ENV={A: b, C: 1}",
+		"UNDERSTUDY_NODE_URI=http://n:1/",
+		"UNDERSTUDY_SERVER_TLS_DISABLED=true",
+		"UNDERSTUDY_SERVER_LISTEN=127.0.0.1:8443",
+		"UNDERSTUDY_HA_STANDBY_HEARTBEAT_INTERVAL=2s",
+		"UNDERSTUDY_PRIORITY=-3",
+		"UNDERSTUDY_SERVER_AUTH_USER=123",
+		"UNDERSTUDY_SERVER_AUTH_PASSWORD=0123",
+		"UNDERSTUDY_HA_HEARTBEAT_TIMOUT=5s",                 // a slip
+		"UNDERSTUDY_SERVICE_PORT_8443_TCP_ADDR=10.96.0.1",   // Kubernetes
+		"UNDERSTUDY_SERVICE_HOST=10.96.0.1",                 // Kubernetes
+		"UNDERSTUDY_PORT=tcp://10.96.0.1:8443",              // Kubernetes
+		"UNDERSTUDY_ENDPOINT=https://n:1", "UNDERSTUDY_X=1", // somebody else's
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Default()
+	want.PersistenceDir, want.NodeURI, want.Priority = "/mnt/u", "http://n:1/", -3
+	want.Service.Command, want.Service.Env = []string{"sleep", "60"}, map[string]string{"A": "b", "C": "1"}
+	want.Server.TLS.Disabled, want.Server.Listen = true, "127.0.0.1:8443"
+	want.HA.StandbyHeartbeatInterval = 2 * time.Second
+	want.Server.Auth = Auth{User: "123", Password: "0123"}
+	c.origins = nil
+	if !reflect.DeepEqual(c, want) {
+		t.Errorf("got  %+v\nwant %+v", c, want)
+	}
+	if len(warn) != 1 || !strings.Contains(warn[0], "did you mean UNDERSTUDY_HA_HEARTBEAT_TIMEOUT?") {
+		t.Errorf("warnings %q", warn)
+	}
+	_, _, err = Load("", []string{"UNDERSTUDY_PRIORITY=high"}, nil)
+	if err == nil || !strings.Contains(err.Error(), `environment UNDERSTUDY_PRIORITY: priority: must be a whole number, not "high"`) {
+		t.Errorf("bad variable: %v", err)
+	}
+	_, _, err = Load("", nil, []Override{{"ha.heartbeattimeou", "1s", "flag --set"}})
+	if err == nil || !strings.Contains(err.Error(), "flag --set: ha.heartbeattimeou: unknown key; did you mean ha.heartbeatTimeout?") {
+		t.Errorf("bad flag: %v", err)
+	}
+}
+
+func TestEnvNamesAreUnique(t *testing.T) {
+	seen := map[string]string{}
+	for _, key := range Keys() {
+		if other, dup := seen[EnvName(key)]; dup {
+			t.Errorf("%s and %s are both set by %s", key, other, EnvName(key))
+		}
+		seen[EnvName(key)] = key
+	}
+	if got := EnvName("ha.heartbeatTimeout"); got != "UNDERSTUDY_HA_HEARTBEAT_TIMEOUT" {
+		t.Error(got)
+	}
+}
+
+var commentedKey = regexp.MustCompile(`(?m)^#([^#\n].*)$`)
+
+// The shipped file holds every key, and uncommenting them all changes nothing.
+func TestShippedFileIsTheDefault(t *testing.T) {
+	shipped := config.YAML
+	for _, text := range [][]byte{shipped, commentedKey.ReplaceAll(shipped, []byte("$1"))} {
+		c, _, err := Read(Sources{File: writeFile(t, "understudy.yaml", string(text))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Equal(text, shipped) {
+			if len(c.origins) != 0 {
+				t.Errorf("the shipped file sets %v", c.origins)
+			}
+		} else if unset := slices.DeleteFunc(Keys(), c.IsSet); len(unset) > 0 {
+			t.Errorf("the shipped file lacks %q", unset)
+		}
+		if diff := difference(c, Default()); diff != "" {
+			t.Error(diff)
+		}
+	}
+}
+
+func TestShow(t *testing.T) {
+	path := writeFile(t, "u.yaml", minimal+"server: {auth: {user: op, password: hunter2}}\nha: {preset: fast}\nguard: {stopTimeout: 700ms}\n")
+	c, _, err := Load(path, []string{"UNDERSTUDY_SERVICE_ENV={TOKEN: hunter3}"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	timing, err := election.Derive(c.TimingRequest(0, 5))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := string(c.Show(&timing, "node1", false))
+	for _, want := range []string{
+		"persistenceDir: /mnt/understudy  # " + path + ":1\n",
+		"nodeUri: https://node1:8443/\n",
+		"  heartbeatTimeout: 5s\n", "  heartbeatInterval: 500ms\n", "  pollInterval: 100ms\n", "  operationTimeout: 500ms\n",
+		"  stopTimeout: 2s\n", "  stopTimeout: 700ms  # ",
+		"    password: '*****'", "{TOKEN: '*****'}  # environment UNDERSTUDY_SERVICE_ENV",
+		"  command: [sleep, \"60\"]", "  inactiveNodeRemoval: 48h\n",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("lacks %q:\n%s", want, out)
+		}
+	}
+	if strings.Contains(out, "hunter") {
+		t.Errorf("prints a secret:\n%s", out)
+	}
+
+	// What is shown can be read back and means the same.
+	again, _, err := Load(writeFile(t, "again.yaml", string(c.Show(nil, "", true))), nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := difference(c, again); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// difference compares what was configured: origins and nil against empty do
+// not matter.
+func difference(a, b *Config) string {
+	x, y := string(a.plain()), string(b.plain())
+	if x == y {
+		return ""
+	}
+	return "one:\n" + x + "\nother:\n" + y
+}
+
+func (c *Config) plain() []byte {
+	copied := *c
+	copied.origins = nil
+	return copied.Show(nil, "", true)
+}
+
+func TestLocations(t *testing.T) {
+	for in, want := range map[string]Location{
+		"/mnt/u":             {"file", "", "/mnt/u"},
+		"/mnt/u/":            {"file", "", "/mnt/u"},
+		"/mnt/with blank":    {"file", "", "/mnt/with blank"},
+		"file:///mnt/u":      {"file", "", "/mnt/u"},
+		"file:///mnt/a%20b":  {"file", "", "/mnt/a b"},
+		"s3://bucket/a/b/":   {"s3", "bucket", "a/b"},
+		"s3://bucket":        {"s3", "bucket", ""},
+		"hdfs://nn:8020/u":   {"hdfs", "nn:8020", "/u"},
+		"hdfs://ns/u/":       {"hdfs", "ns", "/u"},
+		"HDFS://ns/u/../v//": {"hdfs", "ns", "/v"},
+	} {
+		got, err := ParseLocation(in)
+		if err != nil || got != want {
+			t.Errorf("ParseLocation(%q) = %+v, %v; want %+v", in, got, err, want)
+			continue
+		}
+		if back, err := ParseLocation(got.String()); err != nil || back != got {
+			t.Errorf("%q does not come back: %q is %+v, %v", in, got.String(), back, err)
+		}
+	}
+	for _, in := range []string{"", "/", "mnt", "./mnt", "file://mnt/u", "s3:///x", "s3://", "hdfs://", "hdfs://nn:8020", "hdfs:///x", "ftp://x/y", "s3://k:secret@b/p", "s3://b/p?versionId=1", "/a\nb", "s3://[x"} {
+		if got, err := ParseLocation(in); err == nil {
+			t.Errorf("ParseLocation(%q) = %+v, want an error", in, got)
+		} else if strings.Contains(err.Error(), "secret") {
+			t.Errorf("prints a secret: %v", err)
+		}
+	}
+}
+
+func TestLocationOfConfig(t *testing.T) {
+	c := Default()
+	if _, err := c.Location(); err == nil {
+		t.Error("no location, no error")
+	}
+	c.Store.AllowLocal = true
+	if loc, err := c.Location(); err != nil || loc.Path != "/var/lib/understudy/store" {
+		t.Errorf("allowLocal: %+v, %v", loc, err)
+	}
+	c.PersistMode, c.HighAvailabilityMode = PersistDisabled, lease.ModeDisabled
+	if loc, err := c.Location(); err != nil || loc.Scheme != "" {
+		t.Errorf("disabled: %+v, %v", loc, err)
+	}
+}
+
+func TestURI(t *testing.T) {
+	for _, tc := range []struct {
+		listen, uri string
+		plain       bool
+		bound       int
+		want        string
+	}{
+		{listen: ":8443", want: "https://node1:8443/"},
+		{listen: "0.0.0.0:8443", want: "https://node1:8443/"},
+		{listen: "[::]:80", plain: true, want: "http://node1:80/"},
+		{listen: "127.0.0.1:0", bound: 4711, want: "https://127.0.0.1:4711/"},
+		{listen: "[::1]:8443", want: "https://[::1]:8443/"},
+		{listen: ":8443", uri: "https://vip/", bound: 1, want: "https://vip/"},
+	} {
+		c := Default()
+		c.Server.Listen, c.NodeURI, c.Server.TLS.Disabled = tc.listen, tc.uri, tc.plain
+		if got := c.URI("node1", tc.bound); got != tc.want {
+			t.Errorf("%+v: %s", tc, got)
+		}
+	}
+}
+
+func TestSignals(t *testing.T) {
+	s, ok := findSetting("service.stopSignal")
+	if !ok {
+		t.Fatal("no service.stopSignal")
+	}
+	for _, word := range s.enum {
+		if n, err := Signal(word).Number(); err != nil || n == 0 {
+			t.Errorf("%s: %v, %v", word, n, err)
+		}
+	}
+	c, _, err := Load(writeFile(t, "u.yaml", "persistenceDir: /m\nservice: {command: [a], stopSignal: sigint}\n"), nil, nil)
+	if err != nil || c.Service.StopSignal != "INT" {
+		t.Errorf("%v, %v", c, err)
+	}
+}
+
+func TestPasswordInReadableFileDrawsAWarning(t *testing.T) {
+	path := writeFile(t, "u.yaml", minimal+"server: {auth: {user: a, password: b}}\n")
+	if _, warn, err := Load(path, nil, nil); err != nil || len(warn) != 0 {
+		t.Errorf("mode 0600: %q, %v", warn, err)
+	}
+	if err := os.Chmod(path, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, warn, err := Load(path, nil, nil); err != nil || len(warn) != 1 || !strings.Contains(warn[0], "chmod 600") {
+		t.Errorf("mode 0644: %q, %v", warn, err)
+	}
+}
+
+// Whatever the file says, loading neither panics nor accepts what it can not
+// show and read back unchanged.
+func FuzzLoad(f *testing.F) {
+	f.Add([]byte(minimal))
+	f.Add(commentedKey.ReplaceAll(config.YAML, []byte("$1")))
+	f.Add([]byte("a: &a [*a]\nha: *a\n"))
+	f.Add([]byte("persistenceDir: |\n  /mnt\nservice: {env: {A: \"x\\ny\"}, none: true}\n"))
+	dir := f.TempDir()
+	f.Fuzz(func(t *testing.T, text []byte) {
+		path := filepath.Join(dir, "fuzz.yaml")
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, _, err := Load(path, nil, nil)
+		if err != nil {
+			if !strings.Contains(err.Error(), "fuzz.yaml") && !strings.Contains(err.Error(), ": ") {
+				t.Errorf("an error that names nothing: %v", err)
+			}
+			return
+		}
+		if err := os.WriteFile(path, c.Show(nil, "", true), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		again, _, err := Load(path, nil, nil)
+		if err != nil {
+			t.Fatalf("shown, then refused: %v\n%s", err, c.Show(nil, "", true))
+		}
+		if diff := difference(c, again); diff != "" {
+			t.Error(diff)
+		}
+	})
+}

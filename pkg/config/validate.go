@@ -1,0 +1,273 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/understudy-ha/understudy/pkg/election"
+	"github.com/understudy-ha/understudy/pkg/lease"
+)
+
+// delegating are commands that ask another process to run something: killing
+// them proves nothing about what they have started.
+var delegating = []string{"docker", "podman", "nerdctl", "systemctl", "systemd-run", "machinectl", "kubectl", "ssh", "sudo"}
+
+// Validate refuses what can not work and warns about what may surprise. It
+// does no I/O. The error is an *Error with every problem found.
+func (c *Config) Validate() (Warnings, error) {
+	v := &validator{c: c}
+	v.modes()
+	v.places()
+	v.server()
+	v.auth()
+	v.service()
+	v.timings()
+	if len(v.problems) > 0 {
+		return v.warnings, &Error{v.problems}
+	}
+	return v.warnings, nil
+}
+
+type validator struct {
+	c        *Config
+	problems []Problem
+	warnings Warnings
+}
+
+func (v *validator) bad(key, format string, args ...any) {
+	v.problems = append(v.problems, Problem{v.where(key), key, fmt.Sprintf(format, args...)})
+}
+
+func (v *validator) warn(key, format string, args ...any) {
+	v.warnings = append(v.warnings, Problem{v.where(key), key, fmt.Sprintf(format, args...)}.String())
+}
+
+func (v *validator) where(key string) string {
+	if v.c.IsSet(key) {
+		return v.c.Origin(key)
+	}
+	return ""
+}
+
+func (v *validator) modes() {
+	ha, persist := v.c.HighAvailabilityMode, v.c.PersistMode
+	if persist == PersistDisabled && ha != lease.ModeDisabled {
+		v.bad("persistMode", "DISABLED together with highAvailabilityMode %s: nothing would be shared, and every copy of this configuration would be a master. Set persistMode: AUTO, or highAvailabilityMode: DISABLED", ha)
+	}
+	if follows := []lease.Mode{lease.ModeStandby, lease.ModeHotStandby, lease.ModeHotBackup}; persist == PersistClean && slices.Contains(follows, ha) {
+		v.bad("persistMode", "CLEAN together with highAvailabilityMode %s: a node that follows a master has nothing to clean. Set persistMode: AUTO, or highAvailabilityMode: AUTO or MASTER", ha)
+	}
+}
+
+func (v *validator) places() {
+	c := v.c
+	loc, err := c.Location()
+	if err != nil {
+		v.bad("persistenceDir", "%v", err)
+	}
+	if c.PersistMode == PersistDisabled && c.PersistenceDir != "" {
+		v.warn("persistenceDir", "%s is not used: persistMode is DISABLED", c.PersistenceDir)
+	}
+	if !filepath.IsAbs(c.DataDir) {
+		v.bad("dataDir", "%q is not an absolute path; write e.g. /var/lib/understudy", c.DataDir)
+		return
+	}
+	if loc.Scheme != "file" {
+		return
+	}
+	if within(c.DataDir, loc.Path) {
+		v.bad("dataDir", "%s lies on the shared store (persistenceDir %s): it holds this node's identity and must be on a disk of this machine, e.g. /var/lib/understudy", c.DataDir, loc.Path)
+	}
+	for _, f := range []struct{ key, path string }{
+		{"service.workDir", c.Service.WorkDir}, {"service.output", c.Service.Output},
+	} {
+		if f.path != "" && within(f.path, loc.Path) {
+			v.bad(f.key, "%s lies on the shared store (persistenceDir %s): when that hangs, the service could be neither started nor stopped; use a directory of this machine", f.path, loc.Path)
+		}
+	}
+}
+
+// within reports whether path is dir or lies beneath it.
+func within(path, dir string) bool {
+	rel, err := filepath.Rel(filepath.Clean(dir), filepath.Clean(path))
+	return err == nil && rel != ".." && !strings.HasPrefix(rel, "../")
+}
+
+func (v *validator) server() {
+	c := v.c
+	host, port, err := net.SplitHostPort(c.Server.Listen)
+	n, perr := strconv.Atoi(port)
+	switch {
+	case err != nil:
+		v.bad("server.listen", "%q is not host:port; write e.g. \":8443\" for all addresses or 127.0.0.1:8443", c.Server.Listen)
+	case perr != nil || n < 0 || n > 65535:
+		v.bad("server.listen", "port %q is not a number from 0 to 65535", port)
+	}
+	tls := c.Server.TLS
+	switch {
+	case tls.Disabled && (tls.Cert != "" || tls.Key != ""):
+		v.bad("server.tls.disabled", "true although a certificate is given; remove server.tls.cert and key, or server.tls.disabled")
+	case tls.Cert != "" && tls.Key == "":
+		v.bad("server.tls.cert", "needs server.tls.key beside it (or remove it: a self-signed certificate is made)")
+	case tls.Key != "" && tls.Cert == "":
+		v.bad("server.tls.key", "needs server.tls.cert beside it (or remove it: a self-signed certificate is made)")
+	}
+	if ip := net.ParseIP(host); tls.Disabled && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		v.warn("server.tls.disabled", "passwords travel in clear text over %s", c.Server.Listen)
+	}
+	for _, f := range []struct{ key, path string }{
+		{"server.tls.cert", tls.Cert}, {"server.tls.key", tls.Key},
+		{"server.auth.htpasswd", c.Server.Auth.Htpasswd}, {"server.auth.passwordFile", c.Server.Auth.PasswordFile},
+		{"service.workDir", c.Service.WorkDir}, {"service.output", c.Service.Output},
+	} {
+		if f.path != "" && !filepath.IsAbs(f.path) {
+			v.bad(f.key, "%q is not an absolute path", f.path)
+		}
+	}
+	if c.NodeURI == "" {
+		return
+	}
+	if u, err := url.Parse(c.NodeURI); err != nil || (u.Scheme != "https" && u.Scheme != "http") || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		v.bad("nodeUri", "%q is not the address of a node; write e.g. https://node1:8443/", c.NodeURI)
+	}
+}
+
+func (v *validator) auth() {
+	a := v.c.Server.Auth
+	switch {
+	case a.Htpasswd != "" && (a.User != "" || a.Password != "" || a.PasswordFile != ""):
+		v.bad("server.auth.htpasswd", "excludes server.auth.user, password and passwordFile; put that user into the file: htpasswd -B %s USER", a.Htpasswd)
+	case a.Password != "" && a.PasswordFile != "":
+		v.bad("server.auth.password", "excludes server.auth.passwordFile; remove one of them")
+	case a.User != "" && a.Password == "" && a.PasswordFile == "":
+		v.bad("server.auth.user", "needs server.auth.passwordFile (or password)")
+	case a.User == "" && a.Password != "":
+		v.bad("server.auth.password", "needs server.auth.user")
+	case a.User == "" && a.PasswordFile != "":
+		v.bad("server.auth.passwordFile", "needs server.auth.user")
+	case strings.Contains(a.User, ":"):
+		v.bad("server.auth.user", "%q: a user name holds no ':'", a.User)
+	}
+}
+
+func (v *validator) service() {
+	s := v.c.Service
+	switch {
+	case s.None && len(s.Command) > 0:
+		v.bad("service.none", "true although service.command is given; remove one of them")
+	case !s.None && len(s.Command) == 0:
+		v.bad("service.command", "is not set: name the program the master runs, e.g. command: [/usr/bin/prog, --flag], or set service.none: true to elect a master without one")
+	case len(s.Command) > 0 && s.Command[0] == "":
+		v.bad("service.command", "its first word, the program, is empty")
+	case len(s.Command) > 0 && slices.Contains(delegating, filepath.Base(s.Command[0])):
+		v.bad("service.command", "%s asks another process to run the service, so nothing here could prove that it has stopped; name the service's own program", s.Command[0])
+	}
+	for name := range s.Env {
+		switch {
+		case name == "" || strings.ContainsAny(name, "=\x00"):
+			v.bad("service.env", "%q is not the name of a variable", name)
+		case strings.HasPrefix(name, "HA_"):
+			v.bad("service.env", "%s: names that begin with HA_ are set by Understudy; choose another", name)
+		}
+	}
+	v.ready()
+	if s.MaxRestarts < 0 {
+		v.bad("service.maxRestarts", "%d is below 0 (0: give the term up at the first failure)", s.MaxRestarts)
+	}
+	if s.Window == 0 {
+		v.bad("service.window", "0s counts nothing; write e.g. 1m")
+	}
+	if s.StartTimeout <= s.StartGrace {
+		v.bad("service.startTimeout", "%s is not longer than service.startGrace %s: no start could succeed; raise the former or lower the latter", formatDuration(s.StartTimeout), formatDuration(s.StartGrace))
+	}
+}
+
+func (v *validator) ready() {
+	r := v.c.Service.Ready
+	var kinds []string
+	if r.HTTP != "" {
+		kinds = append(kinds, "http")
+		if u, err := url.Parse(r.HTTP); err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" {
+			v.bad("service.ready.http", "%q is not a URL; write e.g. http://127.0.0.1:8080/health", r.HTTP)
+		}
+	}
+	if r.TCP != "" {
+		kinds = append(kinds, "tcp")
+		if host, port, err := net.SplitHostPort(r.TCP); err != nil || host == "" || port == "" {
+			v.bad("service.ready.tcp", "%q is not host:port; write e.g. 127.0.0.1:8080", r.TCP)
+		}
+	}
+	if len(r.Exec) > 0 {
+		kinds = append(kinds, "exec")
+	}
+	if len(kinds) > 1 {
+		v.bad("service.ready."+kinds[1], "beside %s: one readiness check decides; remove one of them", "service.ready."+kinds[0])
+	}
+	if v.c.Service.None && len(kinds) > 0 {
+		v.bad("service.ready."+kinds[0], "checks nothing: service.none is true")
+	}
+}
+
+// timingKeys are the keys TimingRequest passes on.
+var timingKeys = []string{
+	"ha.preset", "ha.heartbeatTimeout", "ha.heartbeatInterval", "ha.standbyHeartbeatInterval", "ha.pollInterval",
+	"ha.takeoverTimeout", "store.operationTimeout", "service.stopTimeout",
+}
+
+// timings asks the protocol, with what the kind of store is known to need; the
+// server asks again once the store is open.
+func (v *validator) timings() {
+	c := v.c
+	loc, err := c.Location()
+	if err != nil {
+		loc = Location{}
+	}
+	t, err := election.Derive(c.TimingRequest(0, loc.PollDivisor()))
+	if err != nil {
+		key, text := "ha.heartbeatTimeout", err.Error()
+		var te *election.TimingError
+		if errors.As(err, &te) {
+			key, text = te.Key, te.Reason
+		}
+		// The key to blame may be a derived one; say what was asked for.
+		var asked []string
+		for _, k := range timingKeys {
+			if c.IsSet(k) && k != key {
+				asked = append(asked, fmt.Sprintf("%s (%s)", k, c.Origin(k)))
+			}
+		}
+		if len(asked) > 0 {
+			text += "; set were " + strings.Join(asked, ", ")
+		}
+		v.bad(key, "%s", text)
+		return
+	}
+	if g := c.Guard.StopTimeout; g > t.Stop {
+		v.bad("guard.stopTimeout", "%s is longer than service.stopTimeout %s, the whole time there is to stop; the nearest legal value is %s", formatDuration(g), formatDuration(t.Stop), formatDuration(t.Stop))
+	}
+	if r := c.HA.InactiveNodeRemoval; r != 0 && r <= t.Timeout {
+		v.bad("ha.inactiveNodeRemoval", "%s is not longer than ha.heartbeatTimeout %s: nodes would be forgotten before they are missed; write 0s to never forget", formatDuration(r), formatDuration(t.Timeout))
+	}
+	if g := c.Service.DrainDelay; g > 10*time.Minute {
+		v.warn("service.drainDelay", "every planned hand-over waits %s first", formatDuration(g))
+	}
+}
+
+// formatDuration writes a duration as people do: 1m, not 1m0s.
+func formatDuration(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = s[:len(s)-2]
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = s[:len(s)-2]
+	}
+	return s
+}
