@@ -69,7 +69,7 @@ func (r Rule) find(t *testing.T, pkg string) ([]string, error) {
 		root = l.ImportPath // go list -deps ends with the package itself
 	}
 
-	via := reach(all, root)
+	via := r.reach(all, root)
 	var found []string
 	for _, path := range slices.Sorted(maps.Keys(via)) {
 		if why, unwanted := r.why(all[path]); unwanted && path != root {
@@ -100,12 +100,16 @@ const module = "github.com/understudy-ha/understudy/"
 
 // reach walks all that root pulls in and says, for each package, by which
 // other it is first reached. It does not look inside packages of other
-// modules: whether to take one is the question, not what it is made of.
-func reach(all map[string]listed, root string) map[string]string {
+// modules: whether to take one is the question, not what it is made of. Nor
+// inside unwanted packages: naming them is enough.
+func (r Rule) reach(all map[string]listed, root string) map[string]string {
 	via := map[string]string{root: ""}
 	for queue := []string{root}; len(queue) > 0; queue = queue[1:] {
 		l := all[queue[0]]
 		if !l.Standard && !strings.HasPrefix(l.ImportPath, module) {
+			continue
+		}
+		if _, unwanted := r.why(l); unwanted && l.ImportPath != root {
 			continue
 		}
 		for _, next := range l.Imports {

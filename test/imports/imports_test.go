@@ -17,7 +17,7 @@ func TestFindsWhatOthersPullIn(t *testing.T) {
 		"through another":  {rule: Rule{Unwanted: map[string]string{"runtime/debug": "no stack"}}, want: []string{"imports -> testing -> runtime/debug)"}},
 		"a tree": {
 			rule: Rule{Unwanted: map[string]string{"encoding/...": "no codec"}},
-			want: []string{"encoding: no codec", "encoding/base64: ", "encoding/json: "},
+			want: []string{"-> flag -> encoding)", "encoding/json: no codec (" + module + "test/imports -> encoding/json)"},
 		},
 		"not the tree": {rule: Rule{Unwanted: map[string]string{"encod/...": "no codec"}}},
 	} {
@@ -31,8 +31,8 @@ func TestFindsWhatOthersPullIn(t *testing.T) {
 					t.Fatalf("found %q, want %q", found, c.want)
 				}
 			}
-			if len(c.want) == 0 && len(found) > 0 {
-				t.Errorf("found %q", found)
+			if len(found) > len(c.want) {
+				t.Errorf("found %q, want %q", found, c.want)
 			}
 		})
 	}
