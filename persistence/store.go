@@ -71,7 +71,9 @@ type Register interface {
 // of [0-9A-Za-z._-]; a segment neither is empty nor begins with '.'.
 type Objects interface {
 	// Put stores an object; readers see the old or the new content, whole.
-	// A size of -1 means unknown. It is durable when Put returns nil.
+	// A size of -1 means unknown; r giving more or fewer bytes than a known
+	// size is an error and stores nothing. It is durable when Put returns
+	// nil. r is read by the calling goroutine only, never after the return.
 	Put(ctx context.Context, key string, r io.Reader, size int64) error
 	// Get opens an object. Absent when there is none. Reads from the result
 	// are bounded by ctx as well. Close it.
@@ -106,7 +108,10 @@ type Store interface {
 	// own entries beneath it.
 	Empty(ctx context.Context) (bool, error)
 	// Sub opens an independent location beneath this one, for scratch use:
-	// name begins with '.'. Removing it is RemoveAll's job.
+	// name begins with '.'. Several handles of one name share the location,
+	// and each has stuck operations of its own. It does no I/O; the location
+	// comes into being with its first Init or Put, and is Absent or Empty
+	// before. Removing it is RemoveAll's job.
 	Sub(name string) (Store, error)
 	// RemoveAll removes everything at this location. It refuses (Unsupported)
 	// on a location that was not opened by Sub.
@@ -115,6 +120,27 @@ type Store interface {
 	Limits() Limits
 	// Close releases what the store holds. It does not wait for stuck I/O.
 	Close() error
+}
+
+// LateResults is implemented by stores whose CAS can still complete after its
+// caller has gone.
+type LateResults interface {
+	// OnLate has fn called with the outcome of each CAS that returned because
+	// its context ended, when and if the I/O beneath comes back: val is what
+	// the attempt meant to write, v its version if err is nil. As always, an
+	// error leaves the attempt undecided. fn runs on a goroutine of the store
+	// and must not block. Set it before the first CAS; nil takes it away.
+	OnLate(fn func(val []byte, v Version, err error))
+}
+
+// Checker is implemented by stores that can tell ahead of use whether a
+// location is fit for it: there, writable, and of a kind that keeps the
+// contract.
+type Checker interface {
+	// Check returns nil, or an error that names the location and the remedy:
+	// Absent, Denied, ReadOnly, Full or Unsupported where an operator has to
+	// act, Unknown where waiting may help. It leaves nothing behind.
+	Check(ctx context.Context) error
 }
 
 // Limits describes what a store can do.
