@@ -1,0 +1,97 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log"
+	"net"
+	"net/http"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// Limits of one connection. A slow route lifts the read and write limits for
+// its own request.
+const (
+	headerTimeout  = 5 * time.Second
+	readTimeout    = 30 * time.Second
+	writeTimeout   = 30 * time.Second
+	idleTimeout    = 2 * time.Minute
+	maxHeaderBytes = 32 << 10
+	// stopGrace is how long requests under way may take once the server stops.
+	stopGrace = 3 * time.Second
+)
+
+// Listen opens the address for Serve. Its errors name the address and say what
+// to do.
+func Listen(ctx context.Context, addr string) (net.Listener, error) {
+	var lc net.ListenConfig
+	ln, err := lc.Listen(ctx, "tcp", addr)
+	if err == nil {
+		return ln, nil
+	}
+	_, port, _ := net.SplitHostPort(addr)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("listen on %s: the port is in use, perhaps by another Understudy; see who has it with: ss -ltnp 'sport = :%s', then stop that or set server.listen to another port: %w", addr, port, err)
+	case errors.Is(err, syscall.EACCES):
+		return nil, fmt.Errorf("listen on %s: not allowed; set server.listen to a port above 1023 or give the process CAP_NET_BIND_SERVICE: %w", addr, err)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return nil, fmt.Errorf("listen on %s: this machine does not have that address; set server.listen to one it has, or to :%s for all: %w", addr, port, err)
+	}
+	return nil, fmt.Errorf("listen on %s: %w; server.listen is host:port or :port", addr, err)
+}
+
+// Serve answers on the listener until ctx ends, then closes the listener at
+// once, lets requests under way finish for up to 3 s, and returns when
+// everything it started has ended. With tlsConfig nil it speaks plain HTTP.
+// It returns nil after an orderly stop. The listener is closed in any case.
+func Serve(ctx context.Context, ln net.Listener, h http.Handler, tlsConfig *tls.Config, logger *zap.Logger) error {
+	if logger == nil {
+		logger = zap.NewNop()
+	}
+	srv := &http.Server{
+		Handler:           h,
+		TLSConfig:         tlsConfig,
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		// What clients do wrong (port scans, handshakes given up) is not news.
+		ErrorLog: log.New(debugWriter{logger}, "", 0),
+	}
+	served := make(chan error, 1)
+	go func() {
+		if tlsConfig != nil {
+			served <- srv.ServeTLS(ln, "", "")
+		} else {
+			served <- srv.Serve(ln)
+		}
+	}()
+	select {
+	case err := <-served:
+		_ = srv.Close()
+		return fmt.Errorf("serve %s: %w", ln.Addr(), err)
+	case <-ctx.Done():
+	}
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
+	defer cancel()
+	if err := srv.Shutdown(grace); err != nil {
+		logger.Debug("requests were cut off at the end", zap.Error(err))
+		_ = srv.Close()
+	}
+	<-served // http.ErrServerClosed
+	return nil
+}
+
+type debugWriter struct{ log *zap.Logger }
+
+func (w debugWriter) Write(p []byte) (int, error) {
+	w.log.Debug("http", zap.ByteString("message", p))
+	return len(p), nil
+}

@@ -1,0 +1,190 @@
+package v1
+
+import "time"
+
+// State is what a node is.
+type State string
+
+// The states.
+const (
+	StateInitializing State = "INITIALIZING"
+	StateStandby      State = "STANDBY"
+	StateHotStandby   State = "HOT_STANDBY"
+	StateHotBackup    State = "HOT_BACKUP"
+	StateMaster       State = "MASTER"
+	StateFailed       State = "FAILED"
+	StateTerminated   State = "TERMINATED"
+)
+
+// Mode is what an operator asks of a node.
+type Mode string
+
+// The modes.
+const (
+	ModeAuto       Mode = "AUTO"
+	ModeMaster     Mode = "MASTER"
+	ModeStandby    Mode = "STANDBY"
+	ModeHotStandby Mode = "HOT_STANDBY"
+	ModeHotBackup  Mode = "HOT_BACKUP"
+	ModeDisabled   Mode = "DISABLED"
+)
+
+// Headers of requests and replies.
+const (
+	HeaderState          = "X-HA-State"              // the node's State
+	HeaderTerm           = "X-HA-Term"               // highest term the node has seen
+	HeaderNode           = "X-HA-Node"               // the node's id
+	HeaderMaster         = "X-HA-Master"             // URI of the MASTER; empty when none is known
+	HeaderLeaseRemaining = "X-HA-Lease-Remaining-Ms" // left of this node's right to serve; 0 without one
+	HeaderWarning        = "X-HA-Warning"            // reason codes, comma-separated; left out when there are none
+
+	// HeaderAllowNonMaster with the value "true" lets a write through on a
+	// node that is not MASTER. HeaderAllowNonMasterBrooklyn is the same under
+	// the name Brooklyn's clients send.
+	HeaderAllowNonMaster         = "Understudy-Allow-Non-Master-Access"
+	HeaderAllowNonMasterBrooklyn = "Brooklyn-Allow-Non-Master-Access"
+)
+
+// PlaneStates is the answer of GET /v1/server/ha/states: the plane as one node
+// sees it.
+type PlaneStates struct {
+	PlaneID  *string           `json:"planeId"`  // null until the register was read
+	OwnID    string            `json:"ownId"`    // the answering node
+	MasterID *string           `json:"masterId"` // the node that is MASTER; null when none is known to be
+	LeaderID *string           `json:"leaderId"` // who holds the term, also while its service is still starting
+	Term     uint64            `json:"term"`     // highest term seen
+	Paused   bool              `json:"paused"`   // automatic moves are off, plane-wide
+	Nodes    map[string]Node   `json:"nodes"`    // by node id
+	Links    map[string]string `json:"links"`    // always {}: Brooklyn's clients expect it
+}
+
+// Node is one node of PlaneStates. The first six fields are Brooklyn's.
+type Node struct {
+	NodeID          string  `json:"nodeId"`
+	NodeURI         *string `json:"nodeUri"`
+	Status          State   `json:"status"` // FAILED for a node that fell silent
+	Priority        *int    `json:"priority"`
+	LocalTimestamp  *int64  `json:"localTimestamp"`  // the node's own wall clock at its last record, ms
+	RemoteTimestamp *int64  `json:"remoteTimestamp"` // when that record was seen, by the answering node's wall clock, ms
+
+	Version        *string `json:"version"`
+	AgeMs          *int64  `json:"ageMs"`     // since the node was last heard of; null if never
+	Electable      bool    `json:"electable"` // could be promoted now
+	Why            *string `json:"why"`       // why it is not electable or not what it says it is
+	StoreLatencyMs *int64  `json:"storeLatencyMs"`
+}
+
+// Metrics is the answer of GET /v1/server/ha/metrics.
+type Metrics struct {
+	State            State            `json:"state"`
+	Uptime           string           `json:"uptime"` // for people, e.g. "1h2m3s"
+	CurrentTimeUTC   int64            `json:"currentTimeUtc"`
+	StartTimeUTC     int64            `json:"startTimeUtc"`
+	HighAvailability HAMetrics        `json:"highAvailability"`
+	Rebind           map[string]int64 `json:"rebind"`
+	Persist          PersistMetrics   `json:"persist"`
+}
+
+// HAMetrics is part of Metrics. Durations are milliseconds.
+type HAMetrics struct {
+	Priority         int            `json:"priority"`
+	PollPeriod       int64          `json:"pollPeriod"`
+	HeartbeatTimeout int64          `json:"heartbeatTimeout"`
+	History          []StateChanged `json:"history"` // newest first, at most 200
+}
+
+// StateChanged is one change of a node's state.
+type StateChanged struct {
+	State     State  `json:"state"`
+	Timestamp int64  `json:"timestamp"` // Unix milliseconds
+	Term      uint64 `json:"term"`
+	Reason    string `json:"reason"`
+}
+
+// PersistMetrics says how the shared store has answered lately.
+type PersistMetrics struct {
+	URL         string  `json:"url"`
+	Kind        string  `json:"kind"`
+	ReadAgeMs   *int64  `json:"readAgeMs"`  // since the last read that succeeded; null if none has
+	WriteAgeMs  *int64  `json:"writeAgeMs"` // since the last write that succeeded; null if none has
+	LatencyMs   int64   `json:"latencyMs"`  // of the last operation that succeeded
+	Error       *string `json:"error"`      // of the last operation; null if it succeeded
+	VerifiedCAS bool    `json:"verified"`   // the store's promises were checked from this node
+}
+
+// History is the answer of GET /v1/server/ha/history.
+type History struct {
+	PlaneID *string `json:"planeId"`
+	Reigns  []Reign `json:"reigns"` // newest first, at most 200
+}
+
+// Reign is one node's mastership in one term.
+type Reign struct {
+	Term        uint64     `json:"term"`
+	Node        string     `json:"node"`
+	Incarnation string     `json:"incarnation"`
+	From        time.Time  `json:"from"`
+	To          *time.Time `json:"to"`        // null while it lasts or when its end was not observed
+	Reason      string     `json:"reason"`    // why it began: birth, released, silent, same-node, switchover, force
+	EndReason   *string    `json:"endReason"` // why it ended
+	Actor       *string    `json:"actor"`     // who asked for it, when somebody did
+	PhasesMs    Phases     `json:"phasesMs"`
+}
+
+// Phases are the milliseconds each part of a take-over took, one after the
+// other, measured on the holder's own clock.
+type Phases struct {
+	Detected int64 `json:"detected"` // last sight of life to the decision to claim
+	Claimed  int64 `json:"claimed"`  // to the register held and read back
+	Started  int64 `json:"started"`  // to the service's start order
+	Ready    int64 `json:"ready"`    // to the service ready
+}
+
+// UpExtended is the answer of GET /v1/server/up/extended.
+type UpExtended struct {
+	Up           bool            `json:"up"`
+	ShuttingDown bool            `json:"shuttingDown"`
+	Healthy      bool            `json:"healthy"`
+	HA           PlaneStates     `json:"ha"`
+	OSGiUp       bool            `json:"osgiUp"` // always true: Brooklyn's clients wait for it
+	Sensitive    SensitiveFields `json:"brooklyn.security.sensitive.fields"`
+}
+
+// SensitiveFields tells clients which names mark secrets.
+type SensitiveFields struct {
+	Tokens           []string `json:"tokens"`
+	PlaintextBlocked bool     `json:"plaintext.blocked"`
+}
+
+// Version is the answer of GET /v1/server/version.
+type Version struct {
+	Version     string   `json:"version"`
+	BuildSHA1   *string  `json:"buildSha1"`
+	BuildBranch *string  `json:"buildBranch"`
+	Features    []string `json:"features"`
+}
+
+// Access is the answer of GET /v1/access. Understudy provisions nothing.
+type Access struct {
+	LocationProvisioningAllowed bool              `json:"locationProvisioningAllowed"`
+	Links                       map[string]string `json:"links"`
+}
+
+// HealthReport is the body of GET /v1/server/ha/health.
+type HealthReport struct {
+	State            State   `json:"state"`
+	Condition        string  `json:"condition"` // one word: see Conditions in the API document
+	NodeID           string  `json:"nodeId"`
+	MasterID         *string `json:"masterId"`
+	Term             uint64  `json:"term"`
+	LeaseRemainingMs int64   `json:"leaseRemainingMs"`
+	Why              *string `json:"why"`
+	Detail           *string `json:"detail"`
+}
+
+// Error is the body of every refusal but 401, which is plain text.
+type Error struct {
+	Message string `json:"message"`
+	Details string `json:"details,omitempty"`
+	Code    int    `json:"error"`
+}
