@@ -128,8 +128,16 @@ func TestProperties(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []property{
-		{"after", "comment", "f:3"}, {"a", "b", "f:5"}, {"c", "d", "f:6"}, {"e", "f = g", "f:7"}, {"h i=j", "k", "f:8"},
-		{"l", "mn\\", "f:9"}, {"o", "ä😀\t.q", "f:11"}, {"p", "", "f:12"}, {"q", "", "f:13"}, {"last", "x", "f:14"},
+		{"after", "comment", "f:3"},
+		{"a", "b", "f:5"},
+		{"c", "d", "f:6"},
+		{"e", "f = g", "f:7"},
+		{"h i=j", "k", "f:8"},
+		{"l", "mn\\", "f:9"},
+		{"o", "ä😀\t.q", "f:11"},
+		{"p", "", "f:12"},
+		{"q", "", "f:13"},
+		{"last", "x", "f:14"},
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)

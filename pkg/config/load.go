@@ -332,15 +332,15 @@ func assign(v reflect.Value, s setting, n *yaml.Node) error {
 	if isNull(n) {
 		return fmt.Errorf("has no value; must be %s (or remove the key)", wanted(s))
 	}
-	switch s.kind.Kind() {
-	case reflect.Slice:
+	if s.kind.Kind() == reflect.Slice {
 		list, ok := scalars(n)
 		if n.Kind != yaml.SequenceNode || !ok {
 			return mismatch()
 		}
 		v.Set(reflect.ValueOf(list))
 		return nil
-	case reflect.Map:
+	}
+	if s.kind.Kind() == reflect.Map {
 		m, err := stringMap(n)
 		if err != nil {
 			return err
@@ -350,7 +350,6 @@ func assign(v reflect.Value, s setting, n *yaml.Node) error {
 		}
 		v.Set(reflect.ValueOf(m))
 		return nil
-	default:
 	}
 	if n.Kind != yaml.ScalarNode {
 		return mismatch()
@@ -468,15 +467,13 @@ func wanted(s setting) string {
 		return "a duration such as 500ms, 30s or 1m30s"
 	case len(s.enum) > 0:
 		return "one of " + strings.Join(s.enum, ", ")
-	}
-	switch s.kind.Kind() {
-	case reflect.Bool:
+	case s.kind.Kind() == reflect.Bool:
 		return "true or false"
-	case reflect.Int:
+	case s.kind.Kind() == reflect.Int:
 		return "a whole number"
-	case reflect.Slice:
+	case s.kind.Kind() == reflect.Slice:
 		return "a list of words such as [/usr/bin/prog, --flag]"
-	case reflect.Map:
+	case s.kind.Kind() == reflect.Map:
 		return "a map of words such as {NAME: value}"
 	default:
 		return "a text"
@@ -489,15 +486,15 @@ func describeNode(n *yaml.Node) string {
 		return "a map of keys"
 	case yaml.SequenceNode:
 		return "a list"
-	case yaml.ScalarNode:
-		if isNull(n) {
-			return "nothing"
-		}
-		if len(n.Value) > 60 {
-			return strconv.Quote(n.Value[:60]) + "…"
-		}
-		return strconv.Quote(n.Value)
-	default:
+	case yaml.DocumentNode, yaml.AliasNode:
 		return "an alias"
+	case yaml.ScalarNode:
 	}
+	if isNull(n) {
+		return "nothing"
+	}
+	if len(n.Value) > 60 {
+		return strconv.Quote(n.Value[:60]) + "…"
+	}
+	return strconv.Quote(n.Value)
 }

@@ -54,17 +54,14 @@ func (c *Config) show(s setting, effective *election.Timing, hostname string, re
 		return formatDuration(d)
 	}
 	if s.secret && !reveal {
-		switch v.Kind() {
-		case reflect.Map: // the names are no secret
+		if v.Kind() == reflect.Map { // the names are no secret
 			m := map[string]string{}
 			for _, k := range v.MapKeys() {
 				m[k.String()] = masked
 			}
 			v = reflect.ValueOf(m)
-		default:
-			if !v.IsZero() {
-				return flow(masked)
-			}
+		} else if !v.IsZero() {
+			return flow(masked)
 		}
 	}
 	if effective != nil && v.Kind() == reflect.String && v.IsZero() {

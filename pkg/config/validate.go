@@ -123,9 +123,12 @@ func (v *validator) server() {
 		v.warn("server.tls.disabled", "passwords travel in clear text over %s", c.Server.Listen)
 	}
 	for _, f := range []struct{ key, path string }{
-		{"server.tls.cert", tls.Cert}, {"server.tls.key", tls.Key},
-		{"server.auth.htpasswd", c.Server.Auth.Htpasswd}, {"server.auth.passwordFile", c.Server.Auth.PasswordFile},
-		{"service.workDir", c.Service.WorkDir}, {"service.output", c.Service.Output},
+		{"server.tls.cert", tls.Cert},
+		{"server.tls.key", tls.Key},
+		{"server.auth.htpasswd", c.Server.Auth.Htpasswd},
+		{"server.auth.passwordFile", c.Server.Auth.PasswordFile},
+		{"service.workDir", c.Service.WorkDir},
+		{"service.output", c.Service.Output},
 	} {
 		if f.path != "" && !filepath.IsAbs(f.path) {
 			v.bad(f.key, "%q is not an absolute path", f.path)
