@@ -66,33 +66,34 @@ func runDemoService(ctx context.Context, out io.Writer, listen, dir string) erro
 		return err
 	}
 	srv := &http.Server{Handler: keeper.handler(), ReadHeaderTimeout: 5 * time.Second}
-	served := make(chan error, 1)
-	go func() { served <- srv.Serve(ln) }()
-
-	kept := make(chan error, 1)
+	var serveErr, keepErr error // valid once the channel is closed
+	served, kept := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(served)
+		serveErr = srv.Serve(ln)
+	}()
 	keepCtx, stopKeeping := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopKeeping()
-	go func() { kept <- keeper.run(keepCtx) }()
+	go func() {
+		defer close(kept)
+		keepErr = keeper.run(keepCtx)
+	}()
 
 	fmt.Fprintf(out, "demo-service: node %s serves term %d on http://%s, counter %d\n", keeper.node, term, ln.Addr(), keeper.view().Counter)
-	servedEnded, keptEnded := false, false
 	select {
 	case <-ctx.Done():
-	case err = <-served:
-		servedEnded = true
-	case err = <-kept:
-		keptEnded = true
+	case <-served:
+	case <-kept:
 	}
 	// Nothing new may come in, then what came in is saved.
 	_ = srv.Close()
+	<-served
 	stopKeeping()
-	if !servedEnded {
-		_ = <-served // ErrServerClosed
+	<-kept
+	if errors.Is(serveErr, http.ErrServerClosed) {
+		serveErr = nil
 	}
-	if !keptEnded {
-		err = errors.Join(err, <-kept)
-	}
-	return err
+	return errors.Join(serveErr, keepErr)
 }
 
 // errSuperseded ends a service whose file carries a higher term than its own.

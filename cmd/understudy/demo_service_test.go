@@ -97,8 +97,12 @@ func TestDemoCounterGoesOnInTheNextTerm(t *testing.T) {
 	if got := readDemoFile(t, dir); got.Counter < 20 {
 		t.Errorf("after 20 confirmed posts the file says %+v", got)
 	}
+	last := first.add() // nobody waits for this one, it is saved at the end
 	if err := end(); err != nil {
 		t.Fatal(err)
+	}
+	if got := readDemoFile(t, dir); got.Counter < last {
+		t.Errorf("ended with %d, the file says %+v", last, got)
 	}
 	kept := readDemoFile(t, dir)
 	if v := first.view(); v.Counter != kept.Counter || v.Saved != kept.Counter || v.Error != "" {
