@@ -1,0 +1,224 @@
+package faultfs_test
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/understudy-ha/understudy/test/faultfs"
+)
+
+// mount mounts a new file system and returns it with its mount point.
+func mount(t *testing.T, backing string) (*faultfs.FS, string) {
+	t.Helper()
+	dir := t.TempDir()
+	fs, err := faultfs.Mount(backing, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := fs.Unmount(); err != nil {
+			t.Error(err)
+		}
+	})
+	return fs, dir
+}
+
+// eventually polls for an outcome.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not within 10 s: %s", what)
+		}
+	}
+}
+
+func TestTwoMountsShowOneDirectory(t *testing.T) {
+	backing := t.TempDir()
+	_, a := mount(t, backing)
+	_, b := mount(t, backing)
+	if err := os.Mkdir(filepath.Join(a, "d"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(a, "d/one"), []byte("hello"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for range 50 { // what one does the other sees at once
+		if got, err := os.ReadFile(filepath.Join(b, "d/one")); err != nil || string(got) != "hello" {
+			t.Fatalf("%q, %v", got, err)
+		}
+		if err := os.Rename(filepath.Join(b, "d/one"), filepath.Join(b, "d/two")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(filepath.Join(a, "d/one")); !errors.Is(err, os.ErrNotExist) {
+			t.Fatalf("the old name: %v", err)
+		}
+		if err := os.Rename(filepath.Join(a, "d/two"), filepath.Join(a, "d/one")); err != nil {
+			t.Fatal(err)
+		}
+		if es, err := os.ReadDir(filepath.Join(b, "d")); err != nil || len(es) != 1 || es[0].Name() != "one" {
+			t.Fatalf("%v, %v", es, err)
+		}
+	}
+}
+
+func TestErrno(t *testing.T) {
+	ops := map[faultfs.Op]func(dir string) error{
+		faultfs.Lookup:   func(d string) error { _, err := os.Lstat(d + "/f"); return err },
+		faultfs.Open:     func(d string) error { _, err := os.ReadFile(d + "/f"); return err },
+		faultfs.Read:     func(d string) error { _, err := os.ReadFile(d + "/f"); return err },
+		faultfs.Create:   func(d string) error { return os.WriteFile(d+"/new", nil, 0o644) },
+		faultfs.Write:    func(d string) error { return os.WriteFile(d+"/f", []byte("x"), 0o644) },
+		faultfs.Flush:    func(d string) error { return os.WriteFile(d+"/f", nil, 0o644) },
+		faultfs.Mkdir:    func(d string) error { return os.Mkdir(d+"/sub", 0o755) },
+		faultfs.Rmdir:    func(d string) error { return syscall.Rmdir(d + "/empty") },
+		faultfs.Unlink:   func(d string) error { return syscall.Unlink(d + "/f") },
+		faultfs.Rename:   func(d string) error { return syscall.Rename(d+"/f", d+"/g") },
+		faultfs.Setattr:  func(d string) error { return os.Chmod(d+"/f", 0o600) },
+		faultfs.Opendir:  func(d string) error { _, err := os.ReadDir(d); return err },
+		faultfs.Readdir:  func(d string) error { _, err := os.ReadDir(d); return err },
+		faultfs.Fsync:    func(d string) error { return sync(d + "/f") },
+		faultfs.Fsyncdir: func(d string) error { return sync(d) },
+	}
+	for op, f := range ops {
+		t.Run(string(op), func(t *testing.T) {
+			backing := t.TempDir()
+			if err := errors.Join(os.WriteFile(backing+"/f", []byte("x"), 0o644), os.Mkdir(backing+"/empty", 0o755)); err != nil {
+				t.Fatal(err)
+			}
+			fs, dir := mount(t, backing)
+			x := fs.Inject(faultfs.Rule{Op: op, Errno: syscall.ENOSPC, Count: 1})
+			if err := f(dir); !errors.Is(err, syscall.ENOSPC) {
+				t.Errorf("%v, want ENOSPC", err)
+			}
+			if x.Fired() != 1 {
+				t.Errorf("fired %d times, want once", x.Fired())
+			}
+			if err := f(dir); err != nil {
+				t.Errorf("after the fault: %v", err)
+			}
+		})
+	}
+}
+
+func sync(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+func TestSelection(t *testing.T) {
+	fs, dir := mount(t, t.TempDir())
+	mk := func(name string) error { return os.Mkdir(filepath.Join(dir, name), 0o755) }
+	x := fs.Inject(faultfs.Rule{Op: faultfs.Mkdir, Path: "bad", Skip: 1, Count: 2, Errno: syscall.EIO})
+	for _, tt := range []struct {
+		name string
+		fail bool
+	}{{"good1", false}, {"bad1", false}, {"bad2", true}, {"good2", false}, {"bad3", true}, {"bad4", false}} {
+		if err := mk(tt.name); (err != nil) != tt.fail {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+	}
+	if x.Fired() != 2 || fs.Count(faultfs.Mkdir) != 6 {
+		t.Errorf("fired %d, counted %d; want 2 and 6", x.Fired(), fs.Count(faultfs.Mkdir))
+	}
+}
+
+func TestAppliedThenFails(t *testing.T) {
+	backing := t.TempDir()
+	fs, dir := mount(t, backing)
+	if err := os.WriteFile(backing+"/f", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	fs.Inject(faultfs.Rule{Op: faultfs.Rename, After: true, Errno: syscall.EIO, Count: 1})
+	if err := os.Rename(dir+"/f", dir+"/g"); !errors.Is(err, syscall.EIO) {
+		t.Fatalf("%v, want EIO", err)
+	}
+	if _, err := os.Stat(backing + "/g"); err != nil {
+		t.Fatalf("it was not applied: %v", err)
+	}
+	if _, err := os.Stat(dir + "/g"); err != nil {
+		t.Fatalf("the mount does not show it: %v", err)
+	}
+}
+
+// TestHang has another process hang, as a daemon under test would.
+func TestHang(t *testing.T) {
+	for _, deaf := range []bool{false, true} {
+		name := "interruptible"
+		if deaf {
+			name = "deaf"
+		}
+		t.Run(name, func(t *testing.T) {
+			fs, dir := mount(t, t.TempDir())
+			x := fs.Inject(faultfs.Rule{Op: faultfs.Mkdir, Hang: true, Deaf: deaf})
+			cmd := exec.CommandContext(t.Context(), "mkdir", dir+"/d")
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan error, 1)
+			go func() { ended <- cmd.Wait() }()
+			eventually(t, "the operation hangs", func() bool { return x.Holding() == 1 })
+			if err := cmd.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			if deaf {
+				select {
+				case err := <-ended:
+					t.Errorf("SIGKILL ended a process in a deaf hang: %v", err)
+				case <-time.After(300 * time.Millisecond):
+				}
+				fs.Clear()
+			}
+			select {
+			case <-ended:
+			case <-time.After(10 * time.Second):
+				t.Error("the process lives on")
+			}
+			if x.Holding() != 0 && deaf {
+				t.Errorf("%d operations are held after Clear", x.Holding())
+			}
+			_, err := os.Stat(dir + "/d")
+			if made := err == nil; made != deaf {
+				t.Errorf("directory made: %t; want %t, because what is let go goes on, and what is interrupted does not", made, deaf)
+			}
+		})
+	}
+}
+
+// TestUnmountAlways unmounts while a file is open and operations hang.
+func TestUnmountAlways(t *testing.T) {
+	dir := t.TempDir()
+	fs, err := faultfs.Mount(t.TempDir(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Create(dir + "/open")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	x := fs.Inject(faultfs.Rule{Op: faultfs.Mkdir, Hang: true, Deaf: true})
+	ended := make(chan error, 1)
+	go func() { ended <- os.Mkdir(dir+"/d", 0o755) }()
+	eventually(t, "the operation hangs", func() bool { return x.Holding() == 1 })
+	if err := fs.Unmount(); err != nil {
+		t.Fatal(err)
+	}
+	<-ended
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil || strings.Contains(string(mounts), dir) {
+		t.Fatalf("%s is still mounted (%v)", dir, err)
+	}
+	if err := fs.Unmount(); err != nil {
+		t.Errorf("a second Unmount: %v", err)
+	}
+}
