@@ -96,7 +96,7 @@ clean: ## remove what the other targets made
 .PHONY: $(addprefix suite-,$(SUITES))
 
 suite-format: $(BIN)/suite $(GOLANGCI_LINT)
-	@$(CHECK) format -- sh -c 'files=$$(gofmt -l $$(git ls-files -co --exclude-standard "*.go")); [ -z "$$files" ] || { echo "gofmt would change: $$files"; exit 1; }; $(GOLANGCI_LINT) fmt --diff ./...'
+	@$(CHECK) format -- sh -c 'files=$$(gofmt -l .); [ -z "$$files" ] || { echo "gofmt would change: $$files"; exit 1; }; $(GOLANGCI_LINT) fmt --diff ./...'
 
 suite-lint: $(BIN)/suite $(GOLANGCI_LINT)
 	@$(CHECK) lint -- $(GOLANGCI_LINT) run ./...
