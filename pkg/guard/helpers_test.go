@@ -1,0 +1,530 @@
+package guard
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/understudy-ha/understudy/pkg/clock"
+	"github.com/understudy-ha/understudy/pkg/lease"
+)
+
+// The test binary plays every part: guard and shim are the real ones, the
+// daemon is a small one that does what the test tells it, and the service
+// records on disk that it is alive.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case GuardCommand:
+			os.Exit(Main())
+		case ShimCommand:
+			os.Exit(ShimMain())
+		case "test-daemon":
+			os.Exit(testDaemon())
+		case "test-service":
+			os.Exit(testService())
+		case "test-release":
+			os.Exit(testRelease())
+		}
+	}
+	os.Exit(m.Run())
+}
+
+// service describes a process of the managed service: it writes the present
+// CLOCK_BOOTTIME into Dir/Name.beat every 5 ms.
+type service struct {
+	Dir        string
+	Name       string
+	IgnoreTerm bool
+	Detach     bool // double fork and setsid, as daemons do
+	ExitAfter  time.Duration
+	ExitCode   int
+	Linger     time.Duration // time it takes to end on TERM
+	Children   []service
+	Idle       bool // does not beat
+}
+
+func (s service) argv() []string {
+	b, _ := json.Marshal(s)
+	return []string{selfExe, "test-service", string(b)}
+}
+
+func testService() int {
+	var s service
+	if err := json.Unmarshal([]byte(os.Args[2]), &s); err != nil {
+		return 99
+	}
+	if s.Detach {
+		s.Detach = false
+		_, err := os.StartProcess(selfExe, s.argv(), &os.ProcAttr{
+			Env: os.Environ(), Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}, Sys: &syscall.SysProcAttr{Setsid: true},
+		})
+		if err != nil {
+			return 98
+		}
+		return 0
+	}
+	term := make(chan os.Signal, 1)
+	if s.IgnoreTerm {
+		signal.Ignore(syscall.SIGTERM)
+	} else {
+		signal.Notify(term, syscall.SIGTERM)
+	}
+	for _, c := range s.Children {
+		c.Dir = s.Dir
+		_, err := os.StartProcess(selfExe, c.argv(), &os.ProcAttr{
+			Env: os.Environ(), Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
+		})
+		if err != nil {
+			return 97
+		}
+	}
+	if s.Idle {
+		<-term
+		return 0
+	}
+	f, err := os.Create(filepath.Join(s.Dir, s.Name+".beat"))
+	if err != nil {
+		return 96
+	}
+	var end <-chan time.Time
+	if s.ExitAfter > 0 {
+		end = time.After(s.ExitAfter)
+	}
+	beat := time.NewTicker(5 * time.Millisecond)
+	for {
+		_, _ = f.WriteAt([]byte(fmt.Sprintf("%020d %010d\n", clock.Now().Boot, os.Getpid())), 0)
+		select {
+		case <-beat.C:
+		case <-end:
+			return s.ExitCode
+		case <-term:
+			if s.Linger == 0 {
+				return s.ExitCode
+			}
+			end, term = time.After(s.Linger), nil
+		}
+	}
+}
+
+// testRelease is the release child: it notes when it ran, with what.
+func testRelease() int {
+	in, _ := io.ReadAll(os.Stdin)
+	note := fmt.Sprintf("%d\n%s\n%s", clock.Now().Boot, strings.Join(os.Args[3:], " "), in)
+	tmp := os.Args[2] + ".tmp"
+	if os.WriteFile(tmp, []byte(note), 0o644) != nil || os.Rename(tmp, os.Args[2]) != nil {
+		return 1
+	}
+	return 0
+}
+
+// order is what a test tells its daemon.
+type order struct {
+	Do    string
+	Term  lease.Term
+	Ago   time.Duration // how long ago T0 was
+	Stop  time.Duration
+	Kill  time.Duration
+	End   time.Duration
+	RunID uint64
+	Argv  []string
+}
+
+type daemonOptions struct {
+	Dir       string
+	Isolation string
+}
+
+func testDaemon() int {
+	var o daemonOptions
+	if err := json.Unmarshal([]byte(os.Args[2]), &o); err != nil {
+		return 99
+	}
+	out := json.NewEncoder(os.Stdout)
+	fail := func(err error) int {
+		_ = out.Encode(Event{Kind: "failed", Why: err.Error()})
+		return 1
+	}
+	lock, err := LockDir(o.Dir)
+	if err != nil {
+		return fail(err)
+	}
+	logf, err := os.OpenFile(filepath.Join(o.Dir, "guard.log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+	if err != nil {
+		return fail(err)
+	}
+	c, err := Start(context.Background(), Options{
+		DataDir: o.Dir, Lock: lock, Log: logf, Isolation: o.Isolation, Stdout: logf, Stderr: logf,
+		Incarnation: "testincarnation", ReleaseStdin: []byte("opaque"),
+		ReleaseArgv:    []string{selfExe, "test-release", filepath.Join(o.Dir, "released")},
+		ReleaseTimeout: 5 * time.Second, GuardStop: 400 * time.Millisecond,
+	})
+	if err != nil {
+		return fail(err)
+	}
+	_ = out.Encode(Event{Kind: hello, Pid: c.Pid(), Isolation: c.Isolation(), LostWords: c.Lost()})
+	go func() {
+		for e := range c.Events() {
+			_ = out.Encode(e)
+		}
+	}()
+	in := bufio.NewScanner(os.Stdin)
+	for in.Scan() {
+		var q order
+		if err := json.Unmarshal(in.Bytes(), &q); err != nil {
+			return fail(err)
+		}
+		switch q.Do {
+		case opArm:
+			c.Arm(Deadline{Term: q.Term, T0: clock.Now().Add(-q.Ago), Stop: q.Stop, Kill: q.Kill, End: q.End})
+		case opStart:
+			c.Start(Run{Term: q.Term, ID: q.RunID, Argv: q.Argv, Env: []string{"PATH=/usr/bin:/bin"}})
+		case opStop:
+			c.Stop(q.Term, "asked")
+		case opClose:
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			err := c.Close(ctx)
+			cancel()
+			if err != nil {
+				return fail(err)
+			}
+			return 0
+		}
+	}
+	return 0
+}
+
+// variant is one way to run: isolation and user.
+type variant struct {
+	name      string
+	isolation string
+	nobody    bool
+}
+
+func variants() []variant {
+	if os.Getuid() != 0 {
+		return []variant{{"group", IsolationGroup, false}}
+	}
+	return []variant{
+		{"root pid-namespace", IsolationPidNamespace, false},
+		{"root group", IsolationGroup, false},
+		{"user group", IsolationGroup, true},
+		{"user pid-namespace", IsolationPidNamespace, true},
+	}
+}
+
+func each(t *testing.T, f func(t *testing.T, v variant)) {
+	t.Helper()
+	for _, v := range variants() {
+		t.Run(strings.ReplaceAll(v.name, " ", "-"), func(t *testing.T) {
+			t.Parallel()
+			f(t, v)
+		})
+	}
+}
+
+// daemon is a running test daemon.
+type daemon struct {
+	t     *testing.T
+	dir   string
+	proc  *os.Process
+	ended chan struct{}
+	in    io.Writer
+	lines chan Event
+	guard int
+	lost  []string
+	seen  []Event
+}
+
+const nobody = 65534
+
+// startDaemon starts a daemon with its guard. When the test ends, everything
+// is killed, and the test fails if anything is left.
+func startDaemon(t *testing.T, v variant) *daemon {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "guardtest") //nolint:usetesting // other users must be able to enter it
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &daemon{t: t, dir: dir, ended: make(chan struct{}), lines: make(chan Event, 1000)}
+	t.Cleanup(d.cleanup)
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	d.start(v)
+	return d
+}
+
+func (d *daemon) start(v variant) {
+	t := d.t
+	t.Helper()
+	attr := &syscall.SysProcAttr{}
+	if v.nobody {
+		attr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
+	}
+	inR, inW, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	outR, outW, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, _ := json.Marshal(daemonOptions{Dir: d.dir, Isolation: v.isolation})
+	d.proc, err = os.StartProcess(selfExe, []string{os.Args[0], "test-daemon", string(b)}, &os.ProcAttr{
+		Env: os.Environ(), Files: []*os.File{inR, outW, os.Stderr}, Sys: attr,
+	})
+	inR.Close()
+	outW.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.in = inW
+	proc, ended, lines := d.proc, d.ended, d.lines
+	go func() {
+		_, _ = proc.Wait()
+		close(ended)
+	}()
+	go func() {
+		dec := json.NewDecoder(outR)
+		for {
+			var e Event
+			if dec.Decode(&e) != nil {
+				outR.Close()
+				close(lines)
+				return
+			}
+			lines <- e
+		}
+	}()
+	e := d.wait(hello)
+	d.guard, d.lost = e.Pid, e.LostWords
+	if e.Isolation != v.isolation {
+		t.Fatalf("isolation %q, want %q", e.Isolation, v.isolation)
+	}
+	t.Cleanup(func() { inW.Close() })
+}
+
+func (d *daemon) cleanup() {
+	t := d.t
+	if d.proc != nil {
+		_ = d.proc.Kill()
+		<-d.ended
+	}
+	// With the daemon dead the guard stops and ends by itself.
+	if !within(10*time.Second, func() bool {
+		f, err := LockDir(d.dir)
+		if err == nil {
+			f.Close()
+		}
+		return err == nil
+	}) {
+		t.Errorf("guard or shim left behind")
+	}
+	left := d.processes()
+	if len(left) > 0 && !t.Failed() {
+		t.Errorf("processes left behind: %v", left)
+	}
+	for _, pid := range left {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	if t.Failed() {
+		t.Logf("guard's log:\n%s", readAll(filepath.Join(d.dir, "guard.log")))
+		t.Logf("events: %+v", d.seen)
+	}
+	_ = os.RemoveAll(d.dir)
+}
+
+// processes lists what runs with this test's directory in its arguments.
+func (d *daemon) processes() []int {
+	pids, _ := allPids()
+	var out []int
+	for _, pid := range pids {
+		args := readAll("/proc/" + strconv.Itoa(pid) + "/cmdline")
+		if s, err := readStat(pid); err == nil && s.state != 'Z' && strings.Contains(args, d.dir) {
+			out = append(out, pid)
+		}
+	}
+	return out
+}
+
+func (d *daemon) tell(o order) {
+	d.t.Helper()
+	b, _ := json.Marshal(o)
+	if _, err := d.in.Write(append(b, '\n')); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+func (d *daemon) arm(term lease.Term, stop, kill, end time.Duration) {
+	d.t.Helper()
+	d.tell(order{Do: opArm, Term: term, Stop: stop, Kill: kill, End: end})
+	d.wait(Armed)
+}
+
+func (d *daemon) run(term lease.Term, id uint64, s service) {
+	d.t.Helper()
+	s.Dir = d.dir
+	if s.Name == "" {
+		s.Name = "main"
+	}
+	d.tell(order{Do: opStart, Term: term, RunID: id, Argv: s.argv()})
+}
+
+// serve arms a long lease and runs the service until its whole tree beats.
+func (d *daemon) serve(term lease.Term, s service) {
+	d.t.Helper()
+	d.arm(term, time.Minute, 70*time.Second, 80*time.Second)
+	d.run(term, 1, s)
+	d.wait(Started)
+	d.beating(append([]string{"main"}, names(s.Children)...)...)
+}
+
+func names(cs []service) (out []string) {
+	for _, c := range cs {
+		if !c.Idle {
+			out = append(out, c.Name)
+		}
+	}
+	return out
+}
+
+// wait returns the next event of the kind, passing over others.
+func (d *daemon) wait(kinds ...EventKind) Event {
+	d.t.Helper()
+	limit := time.After(20 * time.Second)
+	for {
+		select {
+		case e, ok := <-d.lines:
+			if !ok {
+				d.t.Fatalf("the daemon ended, waiting for %v", kinds)
+			}
+			d.seen = append(d.seen, e)
+			for _, k := range kinds {
+				if e.Kind == k {
+					return e
+				}
+			}
+			if e.Kind == "failed" {
+				d.t.Fatalf("daemon: %s", e.Why)
+			}
+		case <-limit:
+			d.t.Fatalf("no event %v within 20s", kinds)
+		}
+	}
+}
+
+func (d *daemon) kill9(pid int) {
+	d.t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		d.t.Fatalf("kill %d: %v", pid, err)
+	}
+}
+
+func (d *daemon) shim() int {
+	d.t.Helper()
+	tr, ok, err := LoadTree(d.dir)
+	if err != nil || !ok {
+		d.t.Fatalf("tree record: %v %v", ok, err)
+	}
+	return tr.Shim
+}
+
+func (d *daemon) beat(name string) (boot int64, pid int) {
+	_, _ = fmt.Sscanf(readAll(filepath.Join(d.dir, name+".beat")), "%d %d", &boot, &pid)
+	return boot, pid
+}
+
+func (d *daemon) beating(names ...string) {
+	d.t.Helper()
+	for _, n := range names {
+		if !within(20*time.Second, func() bool { b, _ := d.beat(n); return b != 0 }) {
+			d.t.Fatalf("%s does not run", n)
+		}
+	}
+}
+
+func (d *daemon) lastBeat(names ...string) time.Duration {
+	var last int64
+	for _, n := range names {
+		b, _ := d.beat(n)
+		last = max(last, b)
+	}
+	return time.Duration(last)
+}
+
+// dead waits until nothing of the service's tree is left, and proves by the
+// beats that nothing runs on.
+func (d *daemon) dead(limit time.Duration, names ...string) {
+	d.t.Helper()
+	mine := d.proc.Pid
+	if !within(limit, func() bool {
+		for _, pid := range d.processes() {
+			if pid != mine {
+				return false
+			}
+		}
+		return true
+	}) {
+		d.t.Fatalf("alive after %v: %v", limit, d.processes())
+	}
+	before := d.lastBeat(names...)
+	time.Sleep(50 * time.Millisecond) // ten beats
+	if after := d.lastBeat(names...); after != before {
+		d.t.Fatalf("something still beats")
+	}
+}
+
+// releasedAt waits for the release child and returns when it ran.
+func (d *daemon) releasedAt(limit time.Duration) time.Duration {
+	d.t.Helper()
+	path := filepath.Join(d.dir, "released")
+	if !within(limit, func() bool { return exists(path) }) {
+		d.t.Fatalf("no release within %v", limit)
+	}
+	f := strings.Split(readAll(path), "\n")
+	n, _ := strconv.ParseInt(f[0], 10, 64)
+	if len(f) != 3 || f[2] != "opaque" {
+		d.t.Fatalf("release child got %q", f)
+	}
+	return time.Duration(n)
+}
+
+func (d *daemon) notReleased() {
+	d.t.Helper()
+	if exists(filepath.Join(d.dir, "released")) {
+		d.t.Fatal("released")
+	}
+}
+
+func within(limit time.Duration, cond func() bool) bool {
+	for end := time.Now().Add(limit); ; time.Sleep(5 * time.Millisecond) {
+		if cond() {
+			return true
+		}
+		if time.Now().After(end) {
+			return false
+		}
+	}
+}
+
+func boot() time.Duration { return time.Duration(clock.Now().Boot) }
+
+func signalOf(t *testing.T, pid int, sig unix.Signal) {
+	t.Helper()
+	if err := unix.Kill(pid, sig); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,140 @@
+package guard
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/understudy-ha/understudy/pkg/lease"
+)
+
+// treeFile is the name of the tree record in the data directory.
+const treeFile = "tree.json"
+
+// Tree records the tree of the latest run of the service. The guard makes it
+// durable before the shim is told to go: no process of a service ever lived
+// that is not covered by a record (R10).
+type Tree struct {
+	Term      lease.Term `json:"term"`
+	Run       uint64     `json:"run"`
+	Isolation string     `json:"isolation"`
+	BootID    string     `json:"bootId"`
+	Shim      int        `json:"shim"`      // pid, as the guard sees it
+	ShimStart uint64     `json:"shimStart"` // clock ticks since boot
+	PidNS     uint64     `json:"pidNs"`     // inode of the shim's PID namespace
+	// Empty is turned in place once the tree was proven empty by the guard,
+	// or by the shim after the guard's death. It stays the last field.
+	Empty bool `json:"empty"`
+}
+
+const (
+	notEmptyTail = "false}\n"
+	emptyTail    = "true }\n"
+)
+
+// newTree opens the file that commitTree makes the record. The shim inherits
+// it, for markEmpty, so it exists before there is anything to write.
+func newTree(dir string) (*os.File, error) {
+	f, err := newFile(filepath.Join(dir, treeFile))
+	if err != nil {
+		return nil, fmt.Errorf("record the service's tree: %w", err)
+	}
+	return f, nil
+}
+
+// commitTree makes t the record of the data directory, durably.
+func commitTree(f *os.File, dir string, t Tree) error {
+	b, err := json.Marshal(t)
+	if err == nil {
+		err = commitFile(f, filepath.Join(dir, treeFile), append(b, '\n'))
+	}
+	if err != nil {
+		return fmt.Errorf("record the service's tree: %w", err)
+	}
+	return nil
+}
+
+// markEmpty turns the last field of the record in place: it needs no space, no
+// path and no directory, so it works in a shim whose guard is gone and on a
+// full disk. A record that is not as commitTree wrote it stays untouched.
+func markEmpty(f *os.File) {
+	st, err := f.Stat()
+	if err != nil || st.Size() < int64(len(notEmptyTail)) {
+		return
+	}
+	at := st.Size() - int64(len(notEmptyTail))
+	tail := make([]byte, len(notEmptyTail))
+	if _, err := f.ReadAt(tail, at); err != nil || !bytes.Equal(tail, []byte(notEmptyTail)) {
+		return
+	}
+	_, _ = f.WriteAt([]byte(emptyTail), at) // unmarked merely means unproven
+}
+
+// LoadTree reads the tree record of a data directory; ok is false when there
+// is none.
+func LoadTree(dir string) (t Tree, ok bool, err error) {
+	b, err := os.ReadFile(filepath.Join(dir, treeFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return Tree{}, false, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &t)
+	}
+	if err != nil {
+		return Tree{}, false, fmt.Errorf("read the service's tree record: %w", err)
+	}
+	return t, true, nil
+}
+
+// Gone reports whether nothing of the recorded tree is alive; why says what
+// speaks against it. It must be called in the PID namespace in which the guard
+// ran, on the machine that wrote the record.
+func (t Tree) Gone() (gone bool, why string) {
+	switch {
+	case t.Empty:
+		return true, ""
+	case t.BootID == "" || t.BootID != bootID():
+		return false, "the service's tree was recorded before a reboot"
+	case alive(t.Shim, t.ShimStart):
+		return false, fmt.Sprintf("the service's first process, pid %d, is alive", t.Shim)
+	case t.Isolation != IsolationPidNamespace:
+		return false, "the service ran without a PID namespace of its own and nobody saw its last process end"
+	case t.PidNS == 0 || namespaceInUse(t.PidNS):
+		return false, "a process lives in the service's PID namespace"
+	}
+	return true, ""
+}
+
+// newFile opens the temporary file that commitFile turns into path.
+func newFile(path string) (*os.File, error) {
+	return os.OpenFile(path+".tmp", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+}
+
+// commitFile replaces path durably: write, fsync, rename, fsync of the
+// directory. f stays open.
+func commitFile(f *os.File, path string, b []byte) error {
+	_, err := f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err == nil {
+		err = syncDir(filepath.Dir(path))
+	}
+	return err
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
