@@ -69,6 +69,7 @@ type Machine struct {
 	urgent    bool          // and has not had one yet
 	lastRead  lease.Instant // completion of the last read that succeeded
 	readOK    bool          // lastRead means something
+	answered  lease.Instant // when the store last answered at all, if only that there is no register
 	storeDown string        // why the last read failed; empty if it did not
 
 	birth   birth

@@ -52,15 +52,15 @@ func (m *Machine) readDone(ev ReadDone) {
 		m.storeDown = ev.Detail
 		return
 	case FaultAbsent:
-		m.storeDown = ""
+		m.storeDown, m.answered = "", m.now
 		m.absent()
 		return
 	case FaultUnreadable:
-		m.storeDown = ""
+		m.storeDown, m.answered = "", m.now
 		m.unreadable(ev.Detail)
 		return
 	}
-	m.storeDown = ""
+	m.storeDown, m.answered = "", m.now
 	v, err := lease.ParseValue(ev.Value)
 	if err != nil {
 		m.unreadable(err.Error())

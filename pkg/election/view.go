@@ -24,7 +24,8 @@ type View struct {
 	Holder    lease.NodeID
 	HolderInc lease.Incarnation
 	Held      bool
-	HolderOK  bool // seen to renew, within its lease
+	HolderOK  bool          // seen to renew, within its lease
+	Since     lease.Instant // when the register was first seen as it stands; zero if it never was
 
 	Reign *ReignView
 }
@@ -51,6 +52,7 @@ func (m *Machine) View(now lease.Instant) View {
 	m.wake = wake
 	v.Electable, v.Why, v.Detail = ok && m.watch.known && m.reign == nil, code, why
 	if x := &m.watch; x.known {
+		v.Since = x.first
 		v.Holder, v.HolderInc, v.Held, v.Paused = x.value.Holder, x.value.Incarnation, x.value.Held, x.value.Paused
 		v.HolderOK = x.value.Held && x.moves > 0 && now.Longest(x.first) < x.value.Lease
 	}
@@ -93,7 +95,7 @@ func (m *Machine) standing(now lease.Instant, v *View) lease.State {
 		return m.standbyState() // promotion under way
 	case m.cfg.Mode == lease.ModeDisabled:
 		return lease.StateFailed
-	case silent != "" && m.readOK:
+	case silent != "" && !m.answered.IsZero():
 		v.Why, v.Detail = ReasonStore, silent
 		return lease.StateFailed
 	case v.Why == ReasonServiceFailed:
@@ -121,8 +123,8 @@ func (m *Machine) storeSilent(now lease.Instant) string {
 		return ""
 	}
 	since := m.since
-	if m.readOK {
-		since = m.lastRead
+	if !m.answered.IsZero() {
+		since = m.answered
 	}
 	if now.Longest(since) < m.cfg.Timing.Timeout {
 		return ""

@@ -80,8 +80,12 @@ func (s *Status) LeaseRemaining(now lease.Instant) time.Duration {
 
 // StateAt is the node's state at the given moment, by the truth rule.
 func (s *Status) StateAt(now lease.Instant) lease.State {
-	if s.Serving(now) {
+	switch {
+	case s.Serving(now):
 		return lease.StateMaster
+	case s.Reign != nil && s.Reign.Leading && !s.Leading(now):
+		// The lease ran down and nobody told us yet: the loop is stuck.
+		return lease.StateFailed
 	}
 	return s.Standing
 }

@@ -1,0 +1,397 @@
+package ha
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/understudy-ha/understudy/persistence"
+	"github.com/understudy-ha/understudy/pkg/election"
+	"github.com/understudy-ha/understudy/pkg/lease"
+)
+
+const (
+	viewKey       = "view"
+	requestPrefix = "requests/"
+	listEvery     = 10 * time.Second
+)
+
+// viewObject is the master's picture of the plane, which the others read, so
+// that only one node lists and reading grows with the number of nodes rather
+// than its square.
+type viewObject struct {
+	Writer lease.Incarnation `json:"writer"`
+	Beat   uint64            `json:"beat"`
+	Nodes  []viewNode        `json:"nodes"`
+}
+
+type viewNode struct {
+	Record lease.NodeRecord `json:"record"`
+	AgeMs  int64            `json:"ageMs"` // since the record last changed, by the writer's clock
+}
+
+// requestObject is an operator's wish, addressed to whoever is master. It
+// names the term it was made in and lapses with it.
+type requestObject struct {
+	Op   string       `json:"op"` // "switchover"
+	To   lease.NodeID `json:"to"`
+	Term lease.Term   `json:"term"`
+}
+
+// peers knows the other nodes of the plane, from advisory objects.
+type peers struct {
+	n     *Node
+	lane  *lane
+	table atomic.Pointer[map[lease.NodeID]NodeStatus]
+
+	// Owned by the loop.
+	at      lease.Instant
+	began   bool
+	leading bool
+
+	// Owned by the lane, except that forget takes it too.
+	mu       sync.Mutex
+	ids      []lease.NodeID
+	listedAt lease.Instant
+	seen     map[lease.NodeID]NodeStatus
+	viewSeen viewObject
+	viewOut  viewObject
+	viewSent string
+	viewAt   lease.Instant
+}
+
+func newPeers(n *Node) *peers {
+	return &peers{n: n, lane: newLane(), seen: map[lease.NodeID]NodeStatus{}}
+}
+
+func (p *peers) start(ctx context.Context) { p.n.wait.Go(func() { p.lane.run(ctx) }) }
+
+func (p *peers) known() map[lease.NodeID]NodeStatus {
+	if t := p.table.Load(); t != nil {
+		return *t
+	}
+	return nil
+}
+
+// every is how often the other nodes are looked at: with each heartbeat where
+// reads are cheap, every ten seconds where they cost money.
+func (p *peers) every(leading bool) time.Duration {
+	t := p.n.opts.Timing
+	if leading || p.n.store.Limits().PollDivisor != 1 {
+		return t.StandbyHeartbeat
+	}
+	return max(t.StandbyHeartbeat, listEvery)
+}
+
+// shown looks at the other nodes when it is time to.
+func (p *peers) shown(s *Status, now lease.Instant) {
+	if !p.n.running.Load() {
+		return
+	}
+	leading := s.Leading(now)
+	orphan := !leading && !s.HolderOK
+	every := p.every(leading)
+	if orphan {
+		every = 3 * p.n.opts.Timing.Heartbeat
+	}
+	if p.began && leading == p.leading && now.Longest(p.at) < every {
+		return
+	}
+	p.began, p.leading, p.at = true, leading, now
+	p.lane.put(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, 4*p.n.opts.Timing.Operation)
+		defer cancel()
+		var err error
+		switch {
+		case leading:
+			if err = p.gather(ctx); err == nil {
+				err = errors.Join(p.publishView(ctx), p.serveRequests(ctx, s.Term))
+			}
+		case orphan:
+			err = p.gather(ctx)
+		default:
+			err = p.readView(ctx)
+		}
+		if err != nil {
+			p.n.log.Debug("peers", zap.Error(err))
+		}
+		p.announce()
+	})
+}
+
+// gather reads every node's record.
+func (p *peers) gather(ctx context.Context) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.n.Now()
+	if p.listedAt.IsZero() || now.Longest(p.listedAt) >= listEvery {
+		ids, err := p.listNodes(ctx)
+		if err != nil {
+			return err
+		}
+		p.ids, p.listedAt = ids, now
+	}
+	for _, id := range p.ids {
+		if id == p.n.opts.Node {
+			continue
+		}
+		b, err := readObject(ctx, p.n.store, recordPrefix+string(id))
+		if errors.Is(err, persistence.Absent) {
+			delete(p.seen, id)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		rec, err := lease.ParseNodeRecord(b)
+		if err != nil || rec.Node != id {
+			continue // a hostile or torn record elects nobody
+		}
+		p.take(id, rec, p.n.Now())
+	}
+	maps.DeleteFunc(p.seen, func(id lease.NodeID, _ NodeStatus) bool { return !slices.Contains(p.ids, id) })
+	return nil
+}
+
+// neverSeen is the age given to a record whose writer was not seen alive yet.
+const neverSeen = 1000 * time.Hour
+
+func (p *peers) take(id lease.NodeID, rec lease.NodeRecord, now lease.Instant) {
+	old, ok := p.seen[id]
+	switch {
+	case !ok:
+		// How old it is can not be told from a foreign clock: it counts as
+		// silent until it is seen to change.
+		p.seen[id] = NodeStatus{NodeRecord: rec, SeenAt: now, AgeAtRef: neverSeen}
+	case old.Beat != rec.Beat || old.Incarnation != rec.Incarnation:
+		p.seen[id] = NodeStatus{NodeRecord: rec, SeenAt: now}
+	default:
+		old.NodeRecord = rec
+		p.seen[id] = old
+	}
+}
+
+func (p *peers) listNodes(ctx context.Context) ([]lease.NodeID, error) {
+	var ids []lease.NodeID
+	after := ""
+	for {
+		page, err := p.n.store.List(ctx, recordPrefix, after)
+		if err != nil {
+			return nil, err
+		}
+		for _, it := range page.Items {
+			after = it.Key
+			if id, err := lease.ParseNodeID(strings.TrimPrefix(it.Key, recordPrefix)); err == nil {
+				ids = append(ids, id)
+			}
+		}
+		if !page.More || len(page.Items) == 0 {
+			return ids, nil
+		}
+	}
+}
+
+// publishView writes the picture for the others when it has changed, and often
+// enough for them to see that it is alive.
+func (p *peers) publishView(ctx context.Context) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.n.Now()
+	v := viewObject{Writer: p.n.inc, Beat: p.viewOut.Beat + 1}
+	v.Nodes = append(v.Nodes, viewNode{Record: p.n.recorder.record(p.n.Status(), now)})
+	var sum strings.Builder
+	for _, id := range slices.Sorted(maps.Keys(p.seen)) {
+		ns := p.seen[id]
+		if d := p.n.opts.InactiveNodeRemoval; d > 0 && ns.AgeAtRef == 0 && ns.Age(now) > d {
+			if err := p.n.store.Delete(ctx, recordPrefix+string(id)); err == nil {
+				delete(p.seen, id)
+				p.ids = slices.DeleteFunc(p.ids, func(x lease.NodeID) bool { return x == id })
+			}
+			continue
+		}
+		v.Nodes = append(v.Nodes, viewNode{Record: ns.NodeRecord, AgeMs: ns.Age(now).Milliseconds()})
+		fmt.Fprintf(&sum, "%s %s %d %t %t;", id, ns.State, ns.Priority, ns.Electable, ns.Fresh(now, 0))
+	}
+	if sum.String() == p.viewSent && now.Longest(p.viewAt) < p.every(false) {
+		return nil
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	if err := p.n.store.Put(ctx, viewKey, bytes.NewReader(b), int64(len(b))); err != nil {
+		return err
+	}
+	p.viewOut, p.viewSent, p.viewAt = v, sum.String(), now
+	return nil
+}
+
+func (p *peers) readView(ctx context.Context) error {
+	b, err := readObject(ctx, p.n.store, viewKey)
+	if errors.Is(err, persistence.Absent) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var v viewObject
+	if err := json.Unmarshal(b, &v); err != nil {
+		return nil //nolint:nilerr // advisory: a torn view says nothing
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if v.Writer == p.viewSeen.Writer && v.Beat == p.viewSeen.Beat {
+		return nil // the same picture: its ages go on growing on our clock
+	}
+	first := p.viewSeen.Writer == ""
+	p.viewSeen = v
+	now := p.n.Now()
+	p.seen = map[lease.NodeID]NodeStatus{}
+	p.ids = nil
+	for _, x := range v.Nodes {
+		id := x.Record.Node
+		if _, err := lease.ParseNodeID(string(id)); err != nil {
+			continue
+		}
+		age := time.Duration(max(x.AgeMs, 0)) * time.Millisecond
+		if first {
+			age = max(age, neverSeen) // the picture itself may be old: believe it once it changes
+		}
+		p.ids = append(p.ids, id)
+		if id != p.n.opts.Node {
+			p.seen[id] = NodeStatus{NodeRecord: x.Record, SeenAt: now, AgeAtRef: age}
+		}
+	}
+	return nil
+}
+
+// announce publishes the table and tells the machine who the candidates are.
+func (p *peers) announce() {
+	p.mu.Lock()
+	t := maps.Clone(p.seen)
+	p.mu.Unlock()
+	p.table.Store(&t)
+	now := p.n.Now()
+	var cs []election.Candidate
+	for _, ns := range t {
+		if candidate(ns, now) {
+			cs = append(cs, election.Candidate{Node: ns.Node, Priority: ns.Priority, Version: ns.Version, State: ns.State})
+		}
+	}
+	p.n.send(election.Peers{Candidates: cs})
+}
+
+func candidate(ns NodeStatus, now lease.Instant) bool {
+	return ns.Electable && ns.Fresh(now, 0) && (ns.State == lease.StateStandby || ns.State == lease.StateHotStandby)
+}
+
+// noSuccessor lists why no other node could take over; nil when one can.
+func (p *peers) noSuccessor(now lease.Instant) []string {
+	t := p.known()
+	if len(t) == 0 {
+		return []string{"no other node is known"}
+	}
+	var reasons []string
+	for _, id := range slices.Sorted(maps.Keys(t)) {
+		ns := t[id]
+		switch {
+		case candidate(ns, now):
+			return nil
+		case !ns.Fresh(now, 0):
+			reasons = append(reasons, fmt.Sprintf("%s is silent", id))
+		default:
+			reasons = append(reasons, fmt.Sprintf("%s is %s and not electable: %s", id, ns.State, ns.Why))
+		}
+	}
+	return reasons
+}
+
+// uris are where the nodes live that were heard of lately.
+func (p *peers) uris() []string {
+	now := p.n.Now()
+	var out []string
+	for _, ns := range p.known() {
+		if ns.URI != "" && ns.Fresh(now, p.n.opts.Timing.Timeout) {
+			out = append(out, ns.URI)
+		}
+	}
+	return out
+}
+
+// request asks the master, through the store, to hand over to this node.
+func (p *peers) request(ctx context.Context) error {
+	s := p.n.Status()
+	b, err := json.Marshal(requestObject{Op: "switchover", To: s.Node, Term: s.Term})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*p.n.opts.Timing.Operation)
+	defer cancel()
+	return p.n.store.Put(ctx, requestPrefix+string(NewWriteID()), bytes.NewReader(b), int64(len(b)))
+}
+
+// serveRequests lets the master take what operators asked for.
+func (p *peers) serveRequests(ctx context.Context, term lease.Term) error {
+	page, err := p.n.store.List(ctx, requestPrefix, "")
+	if err != nil {
+		return err
+	}
+	for _, it := range page.Items {
+		b, err := readObject(ctx, p.n.store, it.Key)
+		if err != nil {
+			return err
+		}
+		if err := p.n.store.Delete(ctx, it.Key); err != nil {
+			return err
+		}
+		var r requestObject
+		if err := json.Unmarshal(b, &r); err != nil || r.Op != "switchover" || r.Term != term {
+			p.n.log.Info("request dropped", zap.String("key", it.Key), zap.Uint64("term", uint64(r.Term)))
+			continue
+		}
+		if ns, ok := p.known()[r.To]; !ok || !candidate(ns, p.n.Now()) {
+			p.n.log.Warn("switchover refused: the target can not take over", zap.String("to", string(r.To)))
+			continue
+		}
+		p.n.send(election.StepDown{To: r.To, Why: "switchover to " + string(r.To)})
+	}
+	return nil
+}
+
+// forget removes records of nodes that are gone.
+func (p *peers) forget(ctx context.Context, id lease.NodeID) error {
+	ctx, cancel := context.WithTimeout(ctx, 4*p.n.opts.Timing.Operation)
+	defer cancel()
+	p.mu.Lock()
+	now := p.n.Now()
+	s := p.n.Status()
+	var gone []lease.NodeID
+	for x, ns := range p.seen {
+		live := ns.Fresh(now, p.n.opts.Timing.Timeout) && ns.State != lease.StateTerminated
+		if (id == "" || id == x) && !live && (x != s.Holder || !s.HolderOK) {
+			gone = append(gone, x)
+		}
+	}
+	var errs []error
+	for _, x := range gone {
+		if err := p.n.store.Delete(ctx, recordPrefix+string(x)); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		delete(p.seen, x)
+		p.ids = slices.DeleteFunc(p.ids, func(y lease.NodeID) bool { return y == x })
+	}
+	p.mu.Unlock()
+	p.announce()
+	return errors.Join(errs...)
+}

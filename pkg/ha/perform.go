@@ -1,0 +1,211 @@
+package ha
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/understudy-ha/understudy/persistence"
+	"github.com/understudy-ha/understudy/pkg/election"
+	"github.com/understudy-ha/understudy/pkg/lease"
+)
+
+// perform carries out one action. decided is the instant of the Step that
+// returned it. Nothing in here blocks.
+func (n *Node) perform(ctx context.Context, decided lease.Instant, a election.Action) {
+	switch a := a.(type) {
+	case election.Read:
+		n.bounded(ctx, func(ctx context.Context) election.Event {
+			s, err := n.store.Read(ctx)
+			return readDone(s, err)
+		})
+	case election.Write:
+		n.bounded(ctx, func(ctx context.Context) election.Event {
+			if late(n.opts.Clock(), decided, a.Until) {
+				return election.WriteDone{WriteID: a.Value.WriteID, Unsent: true, Detail: "its time was over before it could be sent"}
+			}
+			v, err := n.store.CAS(ctx, persistence.Version(a.Old), a.Value.Encode())
+			return writeDone(a.Value.WriteID, v, err)
+		})
+	case election.ListWhole:
+		n.bounded(ctx, func(ctx context.Context) election.Event {
+			empty, err := n.store.Empty(ctx)
+			if err != nil {
+				return election.Listed{Detail: err.Error()}
+			}
+			return election.Listed{OK: true, Empty: empty, Detail: n.storage.URL}
+		})
+	case election.Create:
+		n.bounded(ctx, func(ctx context.Context) election.Event {
+			if err := n.store.Init(ctx, a.Value.Encode()); err != nil {
+				return election.BirthDone{Detail: err.Error()}
+			}
+			return election.BirthDone{}
+		})
+	case election.Remember:
+		n.wait.Go(func() {
+			done := election.Remembered{Plane: a.Plane, Term: a.Term}
+			if n.opts.Memory != nil {
+				if err := n.opts.Memory.Remember(a.Plane, a.Term, n.inc, a.Claim); err != nil {
+					done.Failed = err.Error()
+				}
+			}
+			n.send(done)
+		})
+	case election.Arm:
+		n.service.Arm(Deadline{Term: a.Term, T0: a.T0, Stop: a.Stop, Kill: a.Kill, End: a.End})
+	case election.Start:
+		if late(n.opts.Clock(), decided, a.Until) {
+			return // the lease's end comes first and stops what never began
+		}
+		s := n.Status()
+		n.phases.start(n.opts.Clock())
+		n.service.Start(StartOrder{
+			Term: a.Term, Plane: n.machine.View(decided).Plane, Node: n.opts.Node, NodeURI: n.opts.URI,
+			PrevState: s.Standing, Reason: a.Reason,
+		})
+	case election.Stop:
+		n.service.Stop(a.Term, StopReason(a.Why))
+	case election.KillGuard:
+		n.service.Kill(a.Term, StopReason(a.Why))
+	case election.NudgePeers:
+		if n.opts.Nudge != nil {
+			if uris := n.peers.uris(); len(uris) > 0 {
+				n.wait.Go(func() { n.opts.Nudge(ctx, uris) })
+			}
+		}
+	case election.Note:
+		n.noted(decided, a)
+	case election.Quit:
+		n.exit = &ExitError{Code: a.Code, Reason: a.Reason}
+	}
+}
+
+// late reports whether limit has passed since decided. The limit 0 never has.
+func late(now, decided lease.Instant, limit time.Duration) bool {
+	return limit > 0 && now.Longest(decided) >= limit
+}
+
+// bounded runs one store operation within the operation timeout and hands its
+// outcome to the loop. The store returns by the deadline even if its I/O hangs.
+func (n *Node) bounded(ctx context.Context, op func(context.Context) election.Event) {
+	n.wait.Go(func() {
+		ctx, cancel := context.WithTimeout(ctx, n.opts.Timing.Operation)
+		defer cancel()
+		n.send(op(ctx))
+	})
+}
+
+func readDone(s persistence.Snapshot, err error) election.Event {
+	switch {
+	case err == nil:
+		return election.ReadDone{Version: string(s.Version), Value: s.Value}
+	case errors.Is(err, persistence.Absent):
+		return election.ReadDone{Fault: election.FaultAbsent, Detail: err.Error()}
+	case errors.Is(err, persistence.Torn):
+		return election.ReadDone{Fault: election.FaultUnreadable, Detail: err.Error()}
+	}
+	return election.ReadDone{Fault: election.FaultFailed, Detail: err.Error()}
+}
+
+func writeDone(id lease.WriteID, v persistence.Version, err error) election.Event {
+	if err != nil {
+		return election.WriteDone{WriteID: id, Detail: err.Error()}
+	}
+	return election.WriteDone{WriteID: id, Applied: true, Version: string(v)}
+}
+
+// late hands on the outcome of a compare-and-swap whose caller had gone. The
+// lease still counts from before it was sent (R3), so it can do no harm.
+func (n *Node) late(ctx context.Context, val []byte, v persistence.Version, err error) {
+	value, perr := lease.ParseValue(val)
+	if perr != nil || err != nil || ctx.Err() != nil {
+		return
+	}
+	select {
+	case n.events <- election.WriteDone{WriteID: value.WriteID, Applied: true, Version: string(v)}:
+	default: // the loop reads the register anyway
+	}
+}
+
+func (n *Node) fromService(ev ServiceEvent) election.Event {
+	switch ev.Kind {
+	case ServiceArmed:
+		return election.Armed{Term: ev.Term, T0: ev.T0}
+	case ServiceReady:
+		return election.Ready{Term: ev.Term}
+	case ServiceUnready:
+		return election.Unready{Term: ev.Term}
+	case ServiceFailed:
+		return election.ServiceFailed{Term: ev.Term, Why: ev.Why}
+	case ServiceStopping:
+		return election.GuardStopping{Term: ev.Term, Why: ev.Why}
+	case ServiceStuck:
+		return election.TreeStuck{Term: ev.Term, Why: ev.Why}
+	case ServiceEmpty:
+		return election.TreeEmpty{Term: ev.Term}
+	case ServiceGuardLost:
+		return election.GuardLost{Term: ev.Term}
+	}
+	n.log.Error("unknown service event", zap.Int("kind", int(ev.Kind)))
+	return election.Tick{}
+}
+
+// goVerify checks the store until it passes (R18). A store that can not be
+// reached is tried again; one that fails the checks too, more slowly, since an
+// operator may repair it.
+func (n *Node) goVerify(ctx context.Context) {
+	if n.opts.Verify == nil {
+		n.events <- election.Trust{OK: true}
+		return
+	}
+	n.wait.Go(func() {
+		pause := n.opts.Timing.Heartbeat
+		for ctx.Err() == nil {
+			err := n.opts.Verify(ctx)
+			if err == nil {
+				n.send(election.Trust{OK: true})
+				return
+			}
+			n.send(election.Trust{Why: "the store did not pass verification: " + err.Error()})
+			select {
+			case <-ctx.Done():
+			case <-time.After(pause):
+				pause = min(2*pause, time.Minute)
+			}
+		}
+	})
+}
+
+// account keeps the store's figures and honours FailFast.
+func (n *Node) account(now lease.Instant, ev election.Event) {
+	switch ev := ev.(type) {
+	case election.ReadDone:
+		if ev.Fault == election.FaultFailed {
+			n.storeFailed(ev.Detail)
+			return
+		}
+		n.storage.LastRead, n.storage.Error = now, ""
+	case election.WriteDone:
+		if ev.Applied {
+			n.storage.LastWrite, n.storage.Error = now, ""
+		}
+	case election.Trust:
+		n.storage.Verified = ev.OK
+		if !ev.OK {
+			n.log.Warn("store not trusted", zap.String("why", ev.Why))
+		}
+	}
+}
+
+func (n *Node) storeFailed(detail string) {
+	if n.storage.Error == "" {
+		n.log.Warn("store", zap.String("error", detail))
+	}
+	n.storage.Error = detail
+	if n.opts.FailFast && n.storage.LastRead.IsZero() && n.exit == nil {
+		n.exit = &ExitError{Code: 4, Reason: "the store can not be reached and ha.failFast is set: " + detail}
+	}
+}

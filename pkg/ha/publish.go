@@ -1,0 +1,160 @@
+package ha
+
+import (
+	"maps"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/understudy-ha/understudy/pkg/election"
+	"github.com/understudy-ha/understudy/pkg/lease"
+)
+
+// historyLimit is how many transitions and reigns a status carries.
+const historyLimit = 200
+
+// publish replaces the status by a new picture.
+func (n *Node) publish(now lease.Instant) {
+	v := n.machine.View(now)
+	s := &Status{
+		Plane: v.Plane, Node: n.opts.Node, Incarnation: n.inc, URI: n.opts.URI, Host: n.recorder.host,
+		Version: n.opts.Version, Mode: v.Mode, Priority: v.Priority, Started: n.started,
+		Heartbeat: v.Timing.Heartbeat, Timeout: v.Timing.Timeout, Poll: v.Timing.Poll,
+		Standing: v.Standing, Why: v.Why, Detail: v.Detail, Warnings: n.warnings,
+		Electable: v.Electable, Stopping: v.Ending, Paused: v.Paused,
+		Term: v.Term, Holder: v.Holder, HolderOK: v.HolderOK,
+		Store: n.storage, Service: n.service.Info(), LoopAt: n.loopAt,
+	}
+	if !v.Held {
+		s.Holder = ""
+	}
+	if r := v.Reign; r != nil {
+		s.Reign = &ReignStatus{
+			Term: r.Term, T0: r.T0, End: r.End, Ready: r.Ready, Leading: r.Leading, Since: n.phases.since,
+		}
+	}
+	n.registered = !v.Since.IsZero()
+	n.transition(now, s)
+	s.History = n.history
+	s.Reigns = n.reigns.list()
+	s.Nodes = n.nodes(now, s)
+	n.status.Store(s)
+	n.recorder.shown(s, now)
+	n.peers.shown(s, now)
+	n.reigns.shown(s)
+}
+
+// nodes is what is known of the plane's nodes, this one included.
+func (n *Node) nodes(now lease.Instant, s *Status) map[lease.NodeID]NodeStatus {
+	out := maps.Clone(n.peers.known())
+	if out == nil {
+		out = map[lease.NodeID]NodeStatus{}
+	}
+	out[n.opts.Node] = NodeStatus{NodeRecord: n.recorder.record(s, now), SeenAt: now}
+	return out
+}
+
+// transition logs and keeps each change of the node's state: one line at Info
+// per change, the rest at Debug.
+func (n *Node) transition(now lease.Instant, s *Status) {
+	is := shown{state: s.StateAt(now), term: s.Term, why: s.Why}
+	if is.state == n.shown.state && (is.why == n.shown.why || is.state != lease.StateFailed) {
+		n.shown.term, n.shown.why = is.term, is.why
+		return
+	}
+	reason := s.Why
+	if s.Detail != "" {
+		reason = s.Detail
+	}
+	if is.state == lease.StateMaster {
+		reason = n.phases.reason
+	}
+	before := n.shown
+	n.shown = is
+	n.log.Info("state", zap.String("plane", string(s.Plane)), zap.Uint64("term", uint64(is.term)),
+		zap.String("from", string(before.state)), zap.String("to", string(is.state)), zap.String("reason", reason))
+	h := append([]Transition{{State: is.state, Term: is.term, Reason: reason, At: time.Now()}}, n.history...)
+	n.history = h[:min(len(h), historyLimit)]
+}
+
+// noted turns a note of the machine into log lines and history.
+func (n *Node) noted(now lease.Instant, a election.Note) {
+	f := []zap.Field{zap.Uint64("term", uint64(a.Term)), zap.String("detail", a.Detail)}
+	switch a.Kind {
+	case election.NoteAlarm, election.NoteStuck, election.NoteRollback, election.NoteUnreadable, election.NotePlane:
+		n.log.Error(string(a.Kind), f...)
+	case election.NoteLate, election.NoteLapsed, election.NoteDemoted, election.NoteForgetful, election.NoteGuardSilent:
+		n.log.Warn(string(a.Kind), f...)
+	case election.NoteClaiming, election.NoteClaimed, election.NoteClaimLost, election.NoteServing, election.NoteUnready,
+		election.NoteDraining, election.NoteStopping, election.NoteReleased, election.NoteBorn, election.NoteHolder,
+		election.NoteHeldOff, election.NoteTakeover:
+		n.log.Debug(string(a.Kind), f...)
+	}
+	switch a.Kind {
+	case election.NoteClaiming:
+		v := n.machine.View(now)
+		n.phases.claiming(now, n.Status(), v.Since, a.Detail)
+	case election.NoteClaimed:
+		n.phases.claimed(now)
+	case election.NoteServing:
+		if n.phases.ready(now) {
+			n.reigns.began(ReignRecord{
+				Term: a.Term, Node: n.opts.Node, Incarnation: n.inc, From: n.phases.since,
+				Reason: n.phases.reason, Phases: n.phases.ms,
+			})
+		}
+	case election.NoteReleased:
+		why := a.Detail
+		if why == "" {
+			why = n.phases.endReason
+		}
+		n.reigns.ended(a.Term, why)
+	case election.NoteDraining, election.NoteStopping:
+		n.phases.endReason = a.Detail
+	default:
+	}
+}
+
+// phaseClock measures the parts of a take-over on the own clock.
+type phaseClock struct {
+	at        lease.Instant
+	claims    bool
+	ms        Phases
+	reason    string
+	endReason string
+	since     time.Time
+	open      bool
+}
+
+func (p *phaseClock) claiming(now lease.Instant, s *Status, lastLife lease.Instant, from string) {
+	if p.claims {
+		return // a repeated attempt belongs to the same claim
+	}
+	*p = phaseClock{at: now, claims: true, reason: "silent: " + from}
+	if s.Holder == "" {
+		p.reason = from
+	}
+	if !lastLife.IsZero() {
+		p.ms.Detected = now.Longest(lastLife).Milliseconds()
+	}
+}
+
+func (p *phaseClock) lap(now lease.Instant) int64 {
+	d := now.Longest(p.at).Milliseconds()
+	p.at = now
+	return d
+}
+
+func (p *phaseClock) claimed(now lease.Instant) {
+	p.ms.Claimed, p.since, p.open, p.claims = p.lap(now), time.Now(), true, false
+}
+func (p *phaseClock) start(now lease.Instant) { p.ms.Started = p.lap(now) }
+
+// ready reports whether this is the first time in the reign.
+func (p *phaseClock) ready(now lease.Instant) bool {
+	first := p.open
+	if first {
+		p.ms.Ready, p.open = p.lap(now), false
+	}
+	return first
+}

@@ -1,0 +1,198 @@
+package ha
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/understudy-ha/understudy/persistence"
+	"github.com/understudy-ha/understudy/pkg/lease"
+)
+
+// masterRecordInterval is how often a master writes its node record: its
+// renewal of the register is its heartbeat, the record only tells the rest.
+const masterRecordInterval = 10 * time.Second
+
+const recordPrefix = "nodes/"
+
+// maxRecord bounds how much of an advisory object is read.
+const maxRecord = 1 << 20
+
+// recorder writes this node's advisory record once per interval and at each
+// change, and watches for another process that writes it too (R14).
+type recorder struct {
+	n    *Node
+	host string
+	lane *lane
+
+	mu      sync.Mutex
+	beat    uint64
+	latency time.Duration
+
+	// Owned by the loop.
+	at    lease.Instant // when the last record was asked for
+	every time.Duration
+	key   recordKey
+	began bool
+
+	// Owned by the lane.
+	rival clone
+	wrote bool
+}
+
+// recordKey is what makes a record worth writing before its time.
+type recordKey struct {
+	state     lease.State
+	mode      lease.Mode
+	priority  int
+	electable bool
+}
+
+// clone is another process seen under this node's id.
+type clone struct {
+	inc     lease.Incarnation
+	beat    uint64
+	changes int
+}
+
+func newRecorder(n *Node, host string) *recorder {
+	return &recorder{n: n, host: host, lane: newLane()}
+}
+
+func (r *recorder) start(ctx context.Context) { r.n.wait.Go(func() { r.lane.run(ctx) }) }
+
+// record is what this node says of itself now.
+func (r *recorder) record(s *Status, now lease.Instant) lease.NodeRecord {
+	r.mu.Lock()
+	beat, lat := r.beat, r.latency
+	r.mu.Unlock()
+	why := s.Why
+	return lease.NodeRecord{
+		Node: s.Node, Incarnation: s.Incarnation, Beat: beat, IntervalMs: r.interval(s).Milliseconds(),
+		State: s.StateAt(now), Mode: s.Mode, URI: s.URI, Host: r.host, Priority: s.Priority, Version: s.Version,
+		Term: s.Term, Electable: s.Electable, Why: why, LeaseMs: s.Timeout.Milliseconds(),
+		StoreMs: lat.Milliseconds(), WallMs: time.Now().UnixMilli(), StartedMs: s.Started.UnixMilli(),
+	}
+}
+
+func (r *recorder) interval(s *Status) time.Duration {
+	if s.Reign != nil {
+		return masterRecordInterval
+	}
+	return r.n.opts.Timing.StandbyHeartbeat
+}
+
+// poke has the record written with the next status.
+func (r *recorder) poke() { r.began = false }
+
+// shown writes the record when it is due.
+func (r *recorder) shown(s *Status, now lease.Instant) {
+	if !r.n.running.Load() || !r.n.registered || s.Mode == lease.ModeDisabled {
+		return
+	}
+	key := recordKey{s.StateAt(now), s.Mode, s.Priority, s.Electable}
+	if r.began && key == r.key && now.Longest(r.at) < r.every {
+		return
+	}
+	r.began, r.key, r.at, r.every = true, key, now, r.interval(s)
+	r.lane.put(func(ctx context.Context) {
+		if err := r.write(ctx, s); err != nil {
+			r.n.log.Debug("node record", zap.Error(err))
+		}
+	})
+}
+
+// last writes a final record: this node stopped cleanly, or was told to end.
+func (r *recorder) last(ctx context.Context) {
+	s := *r.n.Status()
+	if s.Mode == lease.ModeDisabled || !r.n.registered {
+		return
+	}
+	s.Standing, s.Reign, s.Electable = lease.StateTerminated, nil, false
+	ctx, cancel := context.WithTimeout(ctx, r.n.opts.Timing.Operation)
+	defer cancel()
+	if err := r.put(ctx, &s); err != nil {
+		r.n.log.Debug("last node record", zap.Error(err))
+	}
+}
+
+func (r *recorder) write(ctx context.Context, s *Status) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*r.n.opts.Timing.Operation)
+	defer cancel()
+	if err := r.lookForClone(ctx, s); err != nil {
+		return err
+	}
+	from := time.Now()
+	if err := r.put(ctx, s); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	r.latency = time.Since(from)
+	r.mu.Unlock()
+	return nil
+}
+
+func (r *recorder) put(ctx context.Context, s *Status) error {
+	r.mu.Lock()
+	r.beat++
+	r.mu.Unlock()
+	b := r.record(s, r.n.Now()).Encode()
+	r.wrote = true
+	return r.n.store.Put(ctx, recordPrefix+string(s.Node), bytes.NewReader(b), int64(len(b)))
+}
+
+// lookForClone reads the own record before it is overwritten. A record under
+// the same id that changes while we watch belongs to another live process: a
+// cloned machine or a copied data directory (R14). One that stands still is
+// the trace of a former run.
+func (r *recorder) lookForClone(ctx context.Context, s *Status) error {
+	b, err := readObject(ctx, r.n.store, recordPrefix+string(s.Node))
+	if errors.Is(err, persistence.Absent) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	rec, err := lease.ParseNodeRecord(b)
+	if err != nil || rec.Incarnation == s.Incarnation || rec.State == lease.StateTerminated {
+		return nil //nolint:nilerr // a torn record says nothing about a clone
+	}
+	if rec.Incarnation != r.rival.inc {
+		r.rival = clone{inc: rec.Incarnation, beat: rec.Beat}
+		if r.wrote {
+			r.rival.changes = 1 // it overwrote ours
+		}
+	} else if rec.Beat != r.rival.beat {
+		r.rival.beat = rec.Beat
+		r.rival.changes++
+	}
+	if r.rival.changes < 2 {
+		return nil
+	}
+	young := time.Since(s.Started) < time.Duration(3*rec.IntervalMs)*time.Millisecond
+	if young || rec.Incarnation < s.Incarnation {
+		r.n.endFor(3, fmt.Sprintf("node id %s is in use by another live process: this one on host %s, the other on host %s (%s). One machine or data directory was cloned from the other; give one of them a data directory of its own", s.Node, r.host, rec.Host, rec.URI))
+	}
+	return nil
+}
+
+// endFor leaves cleanly and then ends with a code of its own.
+func (n *Node) endFor(code int, why string) {
+	n.ending.CompareAndSwap(nil, &ExitError{Code: code, Reason: why})
+	n.Shutdown(why)
+}
+
+func readObject(ctx context.Context, store persistence.Objects, key string) ([]byte, error) {
+	rc, err := store.Get(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	b, err := io.ReadAll(io.LimitReader(rc, maxRecord))
+	return b, errors.Join(err, rc.Close())
+}

@@ -1,0 +1,236 @@
+package ha
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/understudy-ha/understudy/persistence"
+	"github.com/understudy-ha/understudy/pkg/lease"
+)
+
+const historyPrefix = "history/"
+
+// reigns keeps the plane's history: each reign is an object of its own,
+// written by its holder and completed by the holder or by the next one. It is
+// for people; nothing is decided by it.
+type reigns struct {
+	n    *Node
+	lane *lane
+	seen atomic.Pointer[[]ReignRecord] // newest first
+
+	// Owned by the loop.
+	term  lease.Term
+	asked time.Time
+
+	syncing sync.Mutex // one sync at a time: the lane's, or the last one
+	loaded  bool       // the store's history was read; guarded by syncing
+
+	mu      sync.Mutex
+	pending []ReignRecord // own records not yet on the store
+	all     map[lease.Term]ReignRecord
+}
+
+func newReigns(n *Node) *reigns {
+	return &reigns{n: n, lane: newLane(), all: map[lease.Term]ReignRecord{}}
+}
+
+func (r *reigns) start(ctx context.Context) {
+	r.n.wait.Go(func() { r.lane.run(ctx) })
+	r.lane.put(r.sync)
+}
+
+func (r *reigns) list() []ReignRecord {
+	if l := r.seen.Load(); l != nil {
+		return *l
+	}
+	return nil
+}
+
+// began notes that this node's reign has begun to serve.
+func (r *reigns) began(rec ReignRecord) {
+	r.mu.Lock()
+	r.all[rec.Term] = rec
+	r.pending = append(r.pending, rec)
+	r.mu.Unlock()
+	r.lane.put(r.sync)
+}
+
+// ended notes the clean end of one of this node's reigns.
+func (r *reigns) ended(t lease.Term, why string) {
+	r.mu.Lock()
+	rec, ok := r.all[t]
+	if ok {
+		to := time.Now()
+		rec.To, rec.EndReason = &to, why
+		r.all[t] = rec
+		r.pending = append(r.pending, rec)
+	}
+	r.mu.Unlock()
+	if ok {
+		r.lane.put(r.sync)
+	}
+}
+
+// shown fetches what other nodes wrote, when there is something new.
+func (r *reigns) shown(s *Status) {
+	if !r.n.running.Load() || (s.Term == r.term && time.Since(r.asked) < listEvery) {
+		return
+	}
+	r.term, r.asked = s.Term, time.Now()
+	r.lane.put(r.sync)
+}
+
+// flush writes what is left at the end, if the store lets it.
+func (r *reigns) flush(ctx context.Context) { r.sync(ctx) }
+
+func historyKey(t lease.Term) string { return fmt.Sprintf("%s%012x", historyPrefix, uint64(t)) }
+
+// sync writes own records and reads those of others that are missing or open.
+func (r *reigns) sync(ctx context.Context) {
+	r.syncing.Lock()
+	defer r.syncing.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, 4*r.n.opts.Timing.Operation)
+	defer cancel()
+	if err := errors.Join(r.write(ctx), r.load(ctx), r.refresh(ctx)); err != nil {
+		r.n.log.Debug("history", zap.Error(err))
+	}
+	r.mu.Lock()
+	out := make([]ReignRecord, 0, len(r.all))
+	for _, rec := range r.all {
+		out = append(out, rec)
+	}
+	r.mu.Unlock()
+	slices.SortFunc(out, func(a, b ReignRecord) int { return int(b.Term) - int(a.Term) })
+	out = out[:min(len(out), historyLimit)]
+	r.seen.Store(&out)
+}
+
+func (r *reigns) write(ctx context.Context) error {
+	r.mu.Lock()
+	todo := r.pending
+	r.mu.Unlock()
+	for _, rec := range todo {
+		if rec.Term > 1 && rec.To == nil {
+			r.complete(ctx, rec)
+		}
+		if err := r.put(ctx, rec); err != nil {
+			return err
+		}
+		r.mu.Lock()
+		r.pending = r.pending[1:]
+		r.mu.Unlock()
+	}
+	return nil
+}
+
+// complete ends the record of the reign before, whose holder did not.
+func (r *reigns) complete(ctx context.Context, next ReignRecord) {
+	for t := next.Term - 1; t > 0 && t+5 > next.Term; t-- {
+		old, err := r.get(ctx, t)
+		if err != nil {
+			continue // terms may be skipped: a claim that lost uses one up
+		}
+		if old.To == nil {
+			to := next.From
+			old.To, old.EndReason = &to, "silent"
+			if err := r.put(ctx, old); err == nil {
+				r.keep(old)
+			}
+		}
+		return
+	}
+}
+
+func (r *reigns) put(ctx context.Context, rec ReignRecord) error {
+	b, err := json.Marshal(rec)
+	if err != nil {
+		return err
+	}
+	return r.n.store.Put(ctx, historyKey(rec.Term), bytes.NewReader(b), int64(len(b)))
+}
+
+func (r *reigns) get(ctx context.Context, t lease.Term) (ReignRecord, error) {
+	var rec ReignRecord
+	b, err := readObject(ctx, r.n.store, historyKey(t))
+	if err != nil {
+		return rec, err
+	}
+	return rec, json.Unmarshal(b, &rec)
+}
+
+func (r *reigns) keep(rec ReignRecord) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if have, ok := r.all[rec.Term]; !ok || have.To == nil {
+		r.all[rec.Term] = rec
+	}
+}
+
+// load reads the history once, newest last.
+func (r *reigns) load(ctx context.Context) error {
+	if r.loaded {
+		return nil
+	}
+	var keys []string
+	after := ""
+	for {
+		page, err := r.n.store.List(ctx, historyPrefix, after)
+		if err != nil {
+			return err
+		}
+		for _, it := range page.Items {
+			keys, after = append(keys, it.Key), it.Key
+		}
+		if !page.More || len(page.Items) == 0 {
+			break
+		}
+	}
+	for _, k := range keys[max(0, len(keys)-historyLimit):] {
+		var t uint64
+		if _, err := fmt.Sscanf(strings.TrimPrefix(k, historyPrefix), "%x", &t); err != nil {
+			continue
+		}
+		if rec, err := r.get(ctx, lease.Term(t)); err == nil {
+			r.keep(rec)
+		} else if !errors.Is(err, persistence.Absent) && ctx.Err() != nil {
+			return err
+		}
+	}
+	r.loaded = true
+	return nil
+}
+
+// refresh fetches the newest reign and those still open.
+func (r *reigns) refresh(ctx context.Context) error {
+	s := r.n.Status()
+	want := map[lease.Term]bool{}
+	r.mu.Lock()
+	if rec, ok := r.all[s.Term]; s.Term > 0 && (!ok || rec.To == nil) {
+		want[s.Term] = true
+	}
+	for t, rec := range r.all {
+		if rec.To == nil && t != s.Term {
+			want[t] = true
+		}
+	}
+	r.mu.Unlock()
+	for t := range want {
+		rec, err := r.get(ctx, t)
+		if err == nil && rec.Incarnation != r.n.inc {
+			r.keep(rec)
+		} else if err != nil && ctx.Err() != nil {
+			return err
+		}
+	}
+	return nil
+}
