@@ -1,0 +1,59 @@
+package main
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	v1 "github.com/understudy-ha/understudy/api/v1"
+)
+
+func newHistoryCommand(g *globals) *cobra.Command {
+	var (
+		since uint64
+		limit int
+	)
+	cmd := &cobra.Command{
+		Use:   "history",
+		Short: "List the reigns, newest first: who was master when, why, and how long the take-over took",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if limit < 0 {
+				return usagef("--limit %d is below 0", limit)
+			}
+			c, err := g.connect()
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			h, err := c.History(cmd.Context(), since, limit)
+			if err != nil {
+				return err
+			}
+			return g.print(cmd, h, func(s *screen) { drawHistory(s, h) })
+		},
+	}
+	cmd.Flags().Uint64Var(&since, "since", 0, "the lowest `term` to list")
+	cmd.Flags().IntVar(&limit, "limit", 20, "the most `reigns` to list, 0: all")
+	return cmd
+}
+
+func drawHistory(s *screen, h v1.History) {
+	if len(h.Reigns) == 0 {
+		s.printf("no reign yet\n")
+		return
+	}
+	rows := [][]cell{plainCells("TERM", "NODE", "FROM", "LASTED", "WHY", "ENDED", "ACTOR", "DETECTED", "CLAIMED", "STARTED", "READY")}
+	for _, r := range h.Reigns {
+		lasted := "-"
+		if r.To != nil {
+			lasted = r.To.Sub(r.From).Round(time.Second).String()
+		}
+		p := r.PhasesMs
+		rows = append(rows, plainCells(
+			strconv.FormatUint(r.Term, 10), r.Node, r.From.Local().Format(time.DateTime), lasted, r.Reason,
+			deref(r.EndReason), deref(r.Actor), words(p.Detected), words(p.Claimed), words(p.Started), words(p.Ready)))
+	}
+	s.table(rows)
+}
