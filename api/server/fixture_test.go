@@ -1,0 +1,291 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/getkin/kin-openapi/openapi3filter"
+	"github.com/getkin/kin-openapi/routers"
+
+	"github.com/understudy-ha/understudy/api"
+	"github.com/understudy-ha/understudy/pkg/ha"
+	"github.com/understudy-ha/understudy/pkg/lease"
+)
+
+const (
+	self   lease.NodeID = "nself001"
+	other  lease.NodeID = "nother02"
+	third  lease.NodeID = "nthird03"
+	silent lease.NodeID = "nquiet04"
+)
+
+// start is when every fake node begins; wall is the wall clock at that moment.
+var (
+	start = lease.At(time.Hour)
+	wall  = time.Date(2026, 5, 4, 12, 0, 0, 0, time.UTC)
+)
+
+// fakeNode is a node whose snapshot and clock the test sets.
+type fakeNode struct {
+	mu    sync.Mutex
+	st    *ha.Status
+	now   lease.Instant
+	calls []string
+	err   error         // what every request is answered with
+	hang  chan struct{} // not nil: requests wait until it is closed
+}
+
+func (f *fakeNode) Status() *ha.Status { f.mu.Lock(); defer f.mu.Unlock(); return f.st }
+func (f *fakeNode) Now() lease.Instant { f.mu.Lock(); defer f.mu.Unlock(); return f.now }
+
+func (f *fakeNode) advance(d time.Duration) { f.mu.Lock(); defer f.mu.Unlock(); f.now = f.now.Add(d) }
+
+func (f *fakeNode) called() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return append([]string{}, f.calls...)
+}
+
+func (f *fakeNode) record(ctx context.Context, format string, args ...any) error {
+	f.mu.Lock()
+	f.calls = append(f.calls, fmt.Sprintf(format, args...))
+	err, hang := f.err, f.hang
+	f.mu.Unlock()
+	if hang != nil {
+		select {
+		case <-hang:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return err
+}
+
+func (f *fakeNode) SetMode(ctx context.Context, m lease.Mode, force bool) (lease.State, error) {
+	prev := f.Status().StateAt(f.Now())
+	return prev, f.record(ctx, "SetMode %s %v", m, force)
+}
+
+func (f *fakeNode) SetPriority(ctx context.Context, n int) (int, error) {
+	return f.Status().Priority, f.record(ctx, "SetPriority %d", n)
+}
+
+func (f *fakeNode) Forget(ctx context.Context, id lease.NodeID) error {
+	return f.record(ctx, "Forget %q", id)
+}
+
+func (f *fakeNode) Shutdown(reason string) { _ = f.record(context.Background(), "Shutdown %s", reason) }
+func (f *fakeNode) Nudge()                 { _ = f.record(context.Background(), "Nudge") }
+
+// peer is the record of another node, last heard of age ago.
+func peer(id lease.NodeID, st lease.State, age time.Duration) ha.NodeStatus {
+	return ha.NodeStatus{
+		NodeRecord: lease.NodeRecord{
+			Node: id, State: st, Mode: lease.ModeAuto, URI: "https://" + string(id) + ":8443/",
+			IntervalMs: 1000, Version: "1.2.3", Electable: st == lease.StateStandby || st == lease.StateHotStandby,
+			StoreMs: 4, WallMs: wall.Add(-age).UnixMilli(), LeaseMs: 30000, Term: 7,
+		},
+		SeenAt: start.Add(-age),
+	}
+}
+
+// status is a healthy node in the given state at start, in a plane of four:
+// node other holds the term and is master, third is a standby, and silent has
+// not been heard of for ten minutes.
+func status(st lease.State) *ha.Status {
+	own := peer(self, st, 200*time.Millisecond)
+	s := &ha.Status{
+		Plane: "plane123", Node: self, URI: "https://nself001:8443/", Version: "1.2.3",
+		Mode: lease.ModeAuto, Started: wall.Add(-time.Hour),
+		Heartbeat: time.Second, Timeout: 30 * time.Second, Poll: 200 * time.Millisecond,
+		Standing: st, Electable: own.Electable,
+		Term: 7, Holder: other, HolderOK: true,
+		Nodes: map[lease.NodeID]ha.NodeStatus{
+			self:   own,
+			other:  peer(other, lease.StateMaster, 300*time.Millisecond),
+			third:  peer(third, lease.StateStandby, 400*time.Millisecond),
+			silent: peer(silent, lease.StateHotStandby, 10*time.Minute),
+		},
+		Store: ha.StoreStatus{
+			URL: "/mnt/plane", Kind: "posix", Verified: true, Latency: 3 * time.Millisecond,
+			LastRead: start.Add(-100 * time.Millisecond), LastWrite: start.Add(-200 * time.Millisecond),
+		},
+		Service: ha.ServiceInfo{Phase: "idle"},
+		History: []ha.Transition{
+			{State: st, Term: 7, Reason: "started", At: wall.Add(-time.Minute)},
+			{State: lease.StateInitializing, Reason: "started", At: wall.Add(-time.Hour)},
+		},
+		LoopAt: start.Add(-100 * time.Millisecond),
+	}
+	if st == lease.StateInitializing {
+		s.History = s.History[1:]
+	}
+	return s
+}
+
+// holding is status for a node that holds term 8, its lease ending 26.7 s after
+// start; standing is what it shows when the truth rule fails.
+func holding(standing lease.State, ready bool) *ha.Status {
+	s := status(standing)
+	s.Term, s.Holder, s.Electable = 8, self, false
+	old := s.Nodes[other]
+	old.State, old.Electable = lease.StateStandby, true
+	s.Nodes[other] = old
+	s.Reign = &ha.ReignStatus{Term: 8, T0: start, End: 26700 * time.Millisecond, Ready: ready, Leading: true, Since: wall}
+	s.Service.Phase = "starting"
+	if ready {
+		s.Service.Phase = "ready"
+	}
+	return s
+}
+
+func mastering() *ha.Status { return holding(lease.StateStandby, true) }
+
+// rig is a server under test. Every answer it gives is held against the
+// OpenAPI document.
+type rig struct {
+	t    testing.TB
+	node *fakeNode
+	url  string
+	doc  *openapi3.T
+	http *http.Client
+}
+
+// secret is the password of user admin wherever a test needs none of its own.
+const secret = "correct horse"
+
+// fixedAuth knows one user, without bcrypt.
+type fixedAuth struct{}
+
+func (fixedAuth) Check(_ context.Context, user, password string) error {
+	if user == "admin" && password == secret {
+		return nil
+	}
+	return ErrUnauthorized
+}
+
+var document = sync.OnceValues(func() (*openapi3.T, error) {
+	loader := openapi3.NewLoader()
+	doc, err := loader.LoadFromData(api.OpenAPI)
+	if err != nil {
+		return nil, err
+	}
+	return doc, doc.Validate(loader.Context)
+})
+
+func newRig(t testing.TB, st *ha.Status, opt Options) *rig {
+	t.Helper()
+	doc, err := document()
+	if err != nil {
+		t.Fatalf("openapi.yaml: %v", err)
+	}
+	node := &fakeNode{st: st, now: start}
+	if opt.Auth == nil {
+		opt.Auth = fixedAuth{}
+	}
+	opt.Wall = func() time.Time { return wall }
+	srv := httptest.NewServer(New(node, opt))
+	t.Cleanup(srv.Close)
+	c := srv.Client()
+	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return &rig{t: t, node: node, url: srv.URL, doc: doc, http: c}
+}
+
+// reply is one answer, read.
+type reply struct {
+	code   int
+	header http.Header
+	body   string
+}
+
+// ask sends a request with admin's password.
+func (g *rig) ask(method, path, form string, header ...string) reply {
+	g.t.Helper()
+	return g.send(method, path, form, append([]string{"user", "admin", "password", secret}, header...)...)
+}
+
+// send sends a request; header lists names and values, of which user and
+// password become basic authentication.
+func (g *rig) send(method, path, form string, header ...string) reply {
+	g.t.Helper()
+	var body io.Reader
+	if form != "" {
+		body = strings.NewReader(form)
+	}
+	req, err := http.NewRequestWithContext(g.t.Context(), method, g.url+path, body)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	if form != "" {
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	var user, password string
+	for i := 0; i+1 < len(header); i += 2 {
+		switch header[i] {
+		case "user":
+			user = header[i+1]
+		case "password":
+			password = header[i+1]
+		default:
+			req.Header.Set(header[i], header[i+1])
+		}
+	}
+	if user != "" {
+		req.SetBasicAuth(user, password)
+	}
+	resp, err := g.http.Do(req)
+	if err != nil {
+		g.t.Fatalf("%s %s: %v", method, path, err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		g.t.Fatalf("%s %s: %v", method, path, err)
+	}
+	r := reply{code: resp.StatusCode, header: resp.Header, body: string(b)}
+	g.validate(req, r)
+	return r
+}
+
+// validate holds an answer against the document; a path or a method that the
+// document does not know must be refused.
+func (g *rig) validate(req *http.Request, r reply) {
+	g.t.Helper()
+	item := g.doc.Paths.Value(req.URL.Path)
+	method := req.Method
+	if item != nil && item.GetOperation(method) == nil && method == http.MethodHead {
+		method = http.MethodGet // every GET answers HEAD
+	}
+	if item == nil || item.GetOperation(method) == nil {
+		if r.code != http.StatusNotFound && r.code != http.StatusMethodNotAllowed {
+			g.t.Errorf("%s %s answers %d but is not in openapi.yaml", req.Method, req.URL.Path, r.code)
+		}
+		return
+	}
+	in := &openapi3filter.ResponseValidationInput{
+		RequestValidationInput: &openapi3filter.RequestValidationInput{
+			Request: req,
+			Route: &routers.Route{
+				Spec: g.doc, Path: req.URL.Path, PathItem: item,
+				Method: method, Operation: item.GetOperation(method),
+			},
+		},
+		Status: r.code, Header: r.header,
+		Options: &openapi3filter.Options{IncludeResponseStatus: true},
+	}
+	in.SetBodyBytes([]byte(r.body))
+	if r.body == "" && r.header.Get("Content-Type") == "" {
+		in.Options.ExcludeResponseBody = true
+	}
+	if err := openapi3filter.ValidateResponse(g.t.Context(), in); err != nil {
+		g.t.Errorf("%s %s: the answer is not what openapi.yaml says: %v\n%d %s", req.Method, req.URL.Path, err, r.code, r.body)
+	}
+}
