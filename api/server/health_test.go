@@ -56,6 +56,26 @@ var situations = map[string]func() *ha.Status{
 	"old-store": func() *ha.Status {
 		return with(status(lease.StateStandby), func(s *ha.Status) { s.Store.LastRead = start.Add(-time.Minute) })
 	},
+	"never-wrote": func() *ha.Status {
+		return with(status(lease.StateStandby), func(s *ha.Status) {
+			own := s.Nodes[self]
+			own.SeenAt, s.Store.LastWrite = lease.Instant{}, lease.Instant{}
+			s.Nodes[self] = own
+		})
+	},
+	"slow-writer": func() *ha.Status { // a standby that writes its record every ten seconds, and nothing else
+		return with(status(lease.StateStandby), func(s *ha.Status) {
+			own := peer(self, lease.StateStandby, 9*time.Second)
+			own.IntervalMs, s.Store.LastWrite = 10000, lease.Instant{}
+			s.Nodes[self] = own
+		})
+	},
+	"master-not-writing": func() *ha.Status {
+		return with(mastering(), func(s *ha.Status) {
+			s.Nodes[self] = peer(self, lease.StateMaster, 9*time.Second)
+			s.Store.LastWrite = start.Add(-4 * time.Second)
+		})
+	},
 	"own-silent": func() *ha.Status {
 		return with(status(lease.StateStandby), func(s *ha.Status) {
 			s.Nodes[self] = peer(self, lease.StateStandby, time.Minute)
@@ -91,7 +111,7 @@ promoting-hot .      Y      .       Y           .          Y         .       Y  
 restarting    .      Y      .       .           .          .         .       Y     .      .        Y     Y         | INITIALIZING 501
 draining      .      Y      .       .           .          .         Y       Y     .      Y        Y     Y         | STANDBY      503
 given-up      .      .      .       .           .          .         .       Y     .      Y        Y     Y         | STANDBY      474
-lapsed        .      .      .       .           .          .         Y       Y     .      Y        Y     Y         | STANDBY      474
+lapsed        .      .      .       .           .          .         Y       Y     .      Y        Y     Y         | FAILED       503
 standby       .      .      Y       .           .          .         .       Y     Y      Y        Y     Y         | STANDBY      429
 hot-standby   .      .      Y       Y           .          Y         .       Y     Y      Y        Y     Y         | HOT_STANDBY  473
 hot-backup    .      .      .       .           Y          Y         .       Y     .      Y        Y     Y         | HOT_BACKUP   472
@@ -100,6 +120,9 @@ paused        .      .      Y       .           .          .         .       Y  
 no-master     .      .      Y       .           .          .         .       Y     Y      Y        Y     Y         | STANDBY      474
 no-store      .      .      Y       .           .          .         .       Y     Y      Y        .     Y         | STANDBY      474
 old-store     .      .      Y       .           .          .         .       Y     Y      Y        .     Y         | STANDBY      474
+never-wrote   .      .      .       .           .          .         .       Y     .      Y        .     Y         | STANDBY      474
+slow-writer   .      .      Y       .           .          .         .       Y     Y      Y        Y     Y         | STANDBY      429
+master-not-writing Y Y      .       .           .          Y         Y       Y     Y      Y        .     Y         | MASTER       200
 own-silent    .      .      .       .           .          .         .       Y     .      Y        Y     Y         | STANDBY      429
 initializing  .      .      .       .           .          .         .       Y     .      .        Y     Y         | INITIALIZING 501
 failed        .      .      .       .           .          .         .       Y     .      Y        Y     Y         | FAILED       503
@@ -198,9 +221,9 @@ func TestTruthRulePerRequest(t *testing.T) {
 	g.node.advance(26699 * time.Millisecond)
 	expect(200, "MASTER", "1")
 	g.node.advance(time.Millisecond) // E itself is too late (R4: t < E)
-	expect(503, "STANDBY", "0")
+	expect(503, "FAILED", "0")
 
-	if r := g.ask(http.MethodGet, "/v1/server/ha/state", ""); r.body != `"STANDBY"` {
+	if r := g.ask(http.MethodGet, "/v1/server/ha/state", ""); r.body != `"FAILED"` {
 		t.Errorf("state after the lease ended: %s", r.body)
 	}
 	if r := g.ask(http.MethodPost, "/v1/server/ha/priority", "priority=1"); r.code != http.StatusForbidden {

@@ -160,7 +160,8 @@ func (p picture) healthy() bool {
 // storeOK reports whether the last read and the last write of the store
 // succeeded and are recent.
 func (p picture) storeOK() bool {
-	if p.Store.Error != "" || p.Store.LastRead.IsZero() || p.Store.LastWrite.IsZero() {
+	wrote := p.lastWrite()
+	if p.Store.Error != "" || p.Store.LastRead.IsZero() || wrote.IsZero() {
 		return false
 	}
 	// A standby writes nothing but its record; the master writes the register
@@ -170,7 +171,17 @@ func (p picture) storeOK() bool {
 	if own, ok := p.Nodes[p.Node]; ok && !p.leading() {
 		write = max(write, 3*time.Duration(own.IntervalMs)*time.Millisecond)
 	}
-	return p.now.Longest(p.Store.LastRead) < recent && p.now.Longest(p.Store.LastWrite) < write
+	return p.now.Longest(p.Store.LastRead) < recent && p.now.Longest(wrote) < write
+}
+
+// lastWrite is when a write of this node was last known to have succeeded: of
+// the register or of its own record. Zero if none.
+func (p picture) lastWrite() lease.Instant {
+	wrote := p.Store.LastWrite
+	if own, ok := p.Nodes[p.Node]; ok && (wrote.IsZero() || own.SeenAt.Longest(wrote) > 0) {
+		wrote = own.SeenAt
+	}
+	return wrote
 }
 
 // states builds the wire's picture of the plane. wall is the wall clock that
@@ -252,7 +263,7 @@ func (p picture) metrics(wall time.Time) v1.Metrics {
 		Persist: v1.PersistMetrics{
 			URL: p.Store.URL, Kind: p.Store.Kind,
 			ReadAgeMs:   p.since(p.Store.LastRead),
-			WriteAgeMs:  p.since(p.Store.LastWrite),
+			WriteAgeMs:  p.since(p.lastWrite()),
 			LatencyMs:   p.Store.Latency.Milliseconds(),
 			Error:       orNull(p.Store.Error),
 			VerifiedCAS: p.Store.Verified,
