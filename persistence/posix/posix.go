@@ -182,27 +182,26 @@ func (s *Store) lookOnce() mount {
 // Empty implements persistence.Store. A lost+found directory, which mkfs
 // makes, does not count; everything else without a leading '.' does.
 func (s *Store) Empty(ctx context.Context) (bool, error) {
-	empty := false
-	err := s.object(ctx, func() error {
+	if err := s.open(); err != nil {
+		return false, err
+	}
+	return call(ctx, s.objects, func() (bool, error) {
 		entries, err := listDir(s.dir)
 		if s.parent != "" && isMissing(err) {
-			empty = true
-			return nil
+			return true, nil
 		}
 		if err != nil {
-			return rootError(s.dir, err)
+			return false, rootError(s.dir, err)
 		}
 		// What was mounted at start need not be what is mounted now, and a
 		// birth (R0) asks Limits after this.
 		if _, err := s.look(); err != nil {
-			return err
+			return false, err
 		}
-		empty = !slices.ContainsFunc(entries, func(e os.DirEntry) bool {
+		return !slices.ContainsFunc(entries, func(e os.DirEntry) bool {
 			return !hidden(e.Name()) && (e.Name() != "lost+found" || !e.IsDir())
-		})
-		return nil
-	})
-	return empty && err == nil, err
+		}), nil
+	}, nil)
 }
 
 // Sub implements persistence.Store.
