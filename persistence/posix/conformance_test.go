@@ -19,6 +19,7 @@ func open(t *testing.T, dir string) *posix.Store {
 
 func TestConformance(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) (a, b persistence.Store) {
+		t.Helper()
 		dir := t.TempDir()
 		return open(t, dir), open(t, dir)
 	})

@@ -94,7 +94,7 @@ func (m mount) refusal(dir string) error {
 // warnings lists what an operator should change or know, each with its remedy.
 func (m mount) warnings() []string {
 	var w []string
-	add := func(format string, args ...any) { w = append(w, m.point+": "+fmt.Sprintf(format, args...)) }
+	add := func(what string) { w = append(w, m.point+" is "+what) }
 	switch m.fstype {
 	case "nfs", "nfs4":
 		if m.has("nocto") {
@@ -107,7 +107,7 @@ func (m mount) warnings() []string {
 			add("mounted over UDP; mount with vers=4.2,proto=tcp,hard")
 		}
 	case "cifs", "smb3":
-		add("SMB is experimental here; prefer NFS mounted with vers=4.2,proto=tcp,hard")
+		add("SMB, which is experimental here; prefer NFS mounted with vers=4.2,proto=tcp,hard")
 		if m.value("cache") != "none" {
 			add("mounted without cache=none, so nodes may see each other's writes late; mount with cache=none")
 		}
@@ -115,7 +115,7 @@ func (m mount) warnings() []string {
 			add("mounted soft, so an outage shows as I/O errors; mount with hard")
 		}
 	case "glusterfs", "fuse.glusterfs":
-		add("GlusterFS is experimental here; prefer NFS mounted with vers=4.2,proto=tcp,hard")
+		add("GlusterFS, which is experimental here; prefer NFS mounted with vers=4.2,proto=tcp,hard")
 	}
 	return w
 }
@@ -214,28 +214,28 @@ var magics = map[int64]string{
 // inspect finds the mount of dir. It does I/O on the file system in question
 // and may block with it.
 func inspect(dir string) (mount, error) {
-	real, err := filepath.EvalSymlinks(dir)
+	path, err := filepath.EvalSymlinks(dir)
 	if err != nil {
 		return mount{}, err
 	}
 	var st unix.Stat_t
-	if err := unix.Stat(real, &st); err != nil {
-		return mount{}, &os.PathError{Op: "stat", Path: real, Err: err}
+	if err := unix.Stat(path, &st); err != nil {
+		return mount{}, &os.PathError{Op: "stat", Path: path, Err: err}
 	}
 	mounts, err := readMountinfo()
 	if err == nil {
-		if m, ok := findMount(mounts, real, st.Dev); ok {
+		if m, ok := findMount(mounts, path, st.Dev); ok {
 			return m, nil
 		}
 		err = errors.New("no mount covers it")
 	}
 	var sf unix.Statfs_t
-	if serr := unix.Statfs(real, &sf); serr == nil {
+	if serr := unix.Statfs(path, &sf); serr == nil {
 		if name, ok := magics[int64(sf.Type)]; ok { //nolint:unconvert // its type differs between architectures
-			return mount{point: real, fstype: name, source: "?"}, nil
+			return mount{point: path, fstype: name, source: "?"}, nil
 		}
 	}
-	return mount{}, fmt.Errorf("mount of %s: %w", real, err)
+	return mount{}, fmt.Errorf("mount of %s: %w", path, err)
 }
 
 // inspectByName is inspect without touching the file system: right unless the

@@ -31,26 +31,26 @@ func Run(t *testing.T, open func(t *testing.T) (a, b persistence.Store)) {
 	t.Helper()
 	tests := []struct {
 		name string
-		f    func(t *testing.T, a, b persistence.Store)
+		f    func(conformance)
 	}{
-		{"absent until created", testAbsent},
-		{"created once", testCreate},
-		{"CAS", testCAS},
-		{"CAS never creates", testCASMissing},
-		{"longest value", testLongest},
-		{"racing creators", testRaceCreate},
-		{"racing writers", testRaceCAS},
-		{"lost replies", testLostReplies},
-		{"reopened", testReopen},
-		{"objects", testObjects},
-		{"big objects", testBigObjects},
-		{"keys", testKeys},
-		{"list", testList},
-		{"list pages", testPages},
-		{"empty", testEmpty},
-		{"sub", testSub},
-		{"ended context", testContext},
-		{"limits", testLimits},
+		{"absent until created", conformance.testAbsent},
+		{"created once", conformance.testCreate},
+		{"CAS", conformance.testCAS},
+		{"CAS never creates", conformance.testCASMissing},
+		{"longest value", conformance.testLongest},
+		{"racing creators", conformance.testRaceCreate},
+		{"racing writers", conformance.testRaceCAS},
+		{"lost replies", conformance.testLostReplies},
+		{"reopened", conformance.testReopen},
+		{"objects", conformance.testObjects},
+		{"big objects", conformance.testBigObjects},
+		{"keys", conformance.testKeys},
+		{"list", conformance.testList},
+		{"list pages", conformance.testPages},
+		{"empty", conformance.testEmpty},
+		{"sub", conformance.testSub},
+		{"ended context", conformance.testContext},
+		{"limits", conformance.testLimits},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -62,9 +62,15 @@ func Run(t *testing.T, open func(t *testing.T) (a, b persistence.Store)) {
 					}
 				}
 			})
-			tt.f(t, a, b)
+			tt.f(conformance{t, a, b})
 		})
 	}
+}
+
+// conformance is one test with two handles on one location.
+type conformance struct {
+	t    *testing.T
+	a, b persistence.Store
 }
 
 func value(format string, args ...any) []byte {
@@ -108,13 +114,15 @@ func refused(t *testing.T, what string, v persistence.Version, err error) {
 	}
 }
 
-func testAbsent(t *testing.T, a, _ persistence.Store) {
+func (c conformance) testAbsent() {
+	t, a, _ := c.t, c.a, c.b
 	if snap, err := a.Read(t.Context()); !errors.Is(err, persistence.Absent) {
 		t.Fatalf("read: %+v, %v; want Absent", snap, err)
 	}
 }
 
-func testCreate(t *testing.T, a, b persistence.Store) {
+func (c conformance) testCreate() {
+	t, a, b := c.t, c.a, c.b
 	create(t, a, value("first"))
 	for _, s := range []persistence.Store{a, b} {
 		if err := s.Init(t.Context(), value("second")); !errors.Is(err, persistence.Conflict) {
@@ -124,7 +132,8 @@ func testCreate(t *testing.T, a, b persistence.Store) {
 	mustHold(t, value("first"), a, b)
 }
 
-func testCAS(t *testing.T, a, b persistence.Store) {
+func (c conformance) testCAS() {
+	t, a, b := c.t, c.a, c.b
 	v0 := create(t, a, value("0"))
 	v1, err := b.CAS(t.Context(), v0, value("1"))
 	if err != nil {
@@ -153,7 +162,8 @@ func testCAS(t *testing.T, a, b persistence.Store) {
 	mustHold(t, value("5"), b, a)
 }
 
-func testCASMissing(t *testing.T, a, b persistence.Store) {
+func (c conformance) testCASMissing() {
+	t, a, b := c.t, c.a, c.b
 	sub, err := a.Sub(".other")
 	if err != nil {
 		t.Fatal(err)
@@ -165,7 +175,8 @@ func testCASMissing(t *testing.T, a, b persistence.Store) {
 	}
 }
 
-func testLongest(t *testing.T, a, b persistence.Store) {
+func (c conformance) testLongest() {
+	t, a, b := c.t, c.a, c.b
 	long := func(c string) []byte { return value("%s", strings.Repeat(c, persistence.MaxValueLen-3)) }
 	v := create(t, a, long("a"))
 	if _, err := a.CAS(t.Context(), v, long("-")); err != nil {
@@ -222,7 +233,8 @@ func handles(t *testing.T, name string, a, b persistence.Store) []persistence.St
 	return out
 }
 
-func testRaceCreate(t *testing.T, a, b persistence.Store) {
+func (c conformance) testRaceCreate() {
+	t, a, b := c.t, c.a, c.b
 	for round := range Rounds {
 		hs := handles(t, fmt.Sprintf(".create-%d", round), a, b)
 		winners := race(t, func(ctx context.Context, w int) error { return hs[w].Init(ctx, value("%d", w)) })
@@ -233,7 +245,8 @@ func testRaceCreate(t *testing.T, a, b persistence.Store) {
 	}
 }
 
-func testRaceCAS(t *testing.T, a, b persistence.Store) {
+func (c conformance) testRaceCAS() {
+	t, a, b := c.t, c.a, c.b
 	hs := handles(t, ".cas", a, b)
 	v := create(t, hs[0], value("begin"))
 	for round := range Rounds {
@@ -252,7 +265,8 @@ func testRaceCAS(t *testing.T, a, b persistence.Store) {
 
 // testLostReplies shows what undecided means: the caller finds out by reading,
 // whichever way it went.
-func testLostReplies(t *testing.T, a, b persistence.Store) {
+func (c conformance) testLostReplies() {
+	t, a, b := c.t, c.a, c.b
 	f := faulty.Wrap(a)
 	v := create(t, f, value("0"))
 
@@ -294,7 +308,8 @@ func testLostReplies(t *testing.T, a, b persistence.Store) {
 	}
 }
 
-func testReopen(t *testing.T, a, _ persistence.Store) {
+func (c conformance) testReopen() {
+	t, a, _ := c.t, c.a, c.b
 	s, err := a.Sub(".again")
 	if err != nil {
 		t.Fatal(err)
@@ -338,7 +353,8 @@ func get(t *testing.T, s persistence.Objects, key string) string {
 	return string(b)
 }
 
-func testObjects(t *testing.T, a, b persistence.Store) {
+func (c conformance) testObjects() {
+	t, a, b := c.t, c.a, c.b
 	if _, err := b.Get(t.Context(), "nodes/x"); !errors.Is(err, persistence.Absent) {
 		t.Fatalf("get before put: %v; want Absent", err)
 	}
@@ -371,7 +387,8 @@ func testObjects(t *testing.T, a, b persistence.Store) {
 }
 
 // testBigObjects covers contents of more than one piece, and interrupted Puts.
-func testBigObjects(t *testing.T, a, b persistence.Store) {
+func (c conformance) testBigObjects() {
+	t, a, b := c.t, c.a, c.b
 	for _, size := range []int{256<<10 - 1, 256 << 10, 256<<10 + 1, 3<<20 + 17} {
 		content := strings.Repeat("0123456789abcde\n", size/16+1)[:size]
 		for _, announced := range []int64{int64(size), -1} {
@@ -406,7 +423,8 @@ type brokenReader struct{}
 
 func (brokenReader) Read([]byte) (int, error) { return 0, errBroken }
 
-func testKeys(t *testing.T, a, _ persistence.Store) {
+func (c conformance) testKeys() {
+	t, a, _ := c.t, c.a, c.b
 	for _, key := range []string{"", "/", "a//b", "/a", "a/", ".a", "a/.b", "..", "a/../b", "a b", "ä", "a\x00b"} {
 		if err := a.Put(t.Context(), key, strings.NewReader("x"), 1); err == nil {
 			t.Errorf("put under the key %q succeeded", key)
@@ -438,7 +456,8 @@ func list(t *testing.T, s persistence.Objects, prefix, after string) []string {
 	}
 }
 
-func testList(t *testing.T, a, b persistence.Store) {
+func (c conformance) testList() {
+	t, a, b := c.t, c.a, c.b
 	if got := list(t, a, "", ""); len(got) != 0 {
 		t.Fatalf("a new location lists %q", got)
 	}
@@ -470,7 +489,8 @@ func testList(t *testing.T, a, b persistence.Store) {
 	}
 }
 
-func testPages(t *testing.T, a, b persistence.Store) {
+func (c conformance) testPages() {
+	t, a, b := c.t, c.a, c.b
 	var want []string
 	for i := range 1100 {
 		key := fmt.Sprintf("history/%06d", i)
@@ -485,7 +505,8 @@ func testPages(t *testing.T, a, b persistence.Store) {
 	}
 }
 
-func testEmpty(t *testing.T, a, b persistence.Store) {
+func (c conformance) testEmpty() {
+	t, a, b := c.t, c.a, c.b
 	expect := func(want bool, why string) {
 		t.Helper()
 		if got, err := b.Empty(t.Context()); got != want || err != nil {
@@ -508,7 +529,8 @@ func testEmpty(t *testing.T, a, b persistence.Store) {
 	expect(false, "with a register")
 }
 
-func testSub(t *testing.T, a, b persistence.Store) {
+func (c conformance) testSub() {
+	t, a, b := c.t, c.a, c.b
 	create(t, a, value("main"))
 	sub, err := a.Sub(".verify-x")
 	if err != nil {
@@ -561,7 +583,8 @@ func testSub(t *testing.T, a, b persistence.Store) {
 	}
 }
 
-func testContext(t *testing.T, a, b persistence.Store) {
+func (c conformance) testContext() {
+	t, a, b := c.t, c.a, c.b
 	v := create(t, a, value("0"))
 	put(t, a, "nodes/x", "1")
 	ctx, cancel := context.WithCancel(t.Context())
@@ -591,7 +614,8 @@ func testContext(t *testing.T, a, b persistence.Store) {
 	}
 }
 
-func testLimits(t *testing.T, a, _ persistence.Store) {
+func (c conformance) testLimits() {
+	t, a, _ := c.t, c.a, c.b
 	l := a.Limits()
 	if l.URL == "" || l.Kind == "" || l.PollDivisor < 1 || l.MinBeat < 0 || (l.Local && l.LocalWhy == "") {
 		t.Errorf("limits: %+v", l)

@@ -120,14 +120,8 @@ func Mount(backing, mountpoint string) (*FS, error) {
 		return nil, err
 	}
 	f := &FS{mountpoint: mountpoint, counts: map[Op]int{}}
-	root := &fs.LoopbackRoot{
-		Path: backing,
-		Dev:  st.Dev,
-		NewNode: func(rd *fs.LoopbackRoot, _ *fs.Inode, _ string, _ *syscall.Stat_t) fs.InodeEmbedder {
-			return &node{LoopbackNode: fs.LoopbackNode{RootData: rd}, f: f}
-		},
-	}
-	top := &node{LoopbackNode: fs.LoopbackNode{RootData: root}, f: f}
+	root := &fs.LoopbackRoot{Path: backing, Dev: st.Dev}
+	top := &node{LoopbackNode: &fs.LoopbackNode{RootData: root}, f: f}
 	root.RootNode = top
 	var zero time.Duration
 	f.server, err = fs.Mount(mountpoint, top, &fs.Options{

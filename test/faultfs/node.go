@@ -10,8 +10,16 @@ import (
 
 // node is a file or directory: the loopback's, with the rules in front.
 type node struct {
-	fs.LoopbackNode
+	*fs.LoopbackNode
 	f *FS
+}
+
+// WrapChild puts the rules in front of what the loopback makes.
+func (n *node) WrapChild(_ context.Context, ops fs.InodeEmbedder) fs.InodeEmbedder {
+	if lb, ok := ops.(*fs.LoopbackNode); ok {
+		return &node{LoopbackNode: lb, f: n.f}
+	}
+	return ops
 }
 
 // path names the node beneath the mount; child is one of its entries, or "".
@@ -115,7 +123,7 @@ func (n *node) Open(ctx context.Context, flags uint32) (fh fs.FileHandle, ff uin
 // release closes a handle that was opened before a rule made the open fail.
 func release(ctx context.Context, fh fs.FileHandle) {
 	if r, ok := fh.(fs.FileReleaser); ok {
-		r.Release(ctx)
+		_ = r.Release(ctx) // it was never used
 	}
 }
 
