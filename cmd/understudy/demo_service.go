@@ -36,9 +36,7 @@ func newDemoServiceCommand() *cobra.Command {
 		Hidden: true,
 		Args:   cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, os.Interrupt)
-			defer stop()
-			return runDemoService(ctx, cmd.OutOrStdout(), listen, dir)
+			return runDemoService(cmd.Context(), cmd.OutOrStdout(), listen, dir)
 		},
 	}
 	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:8080", "address of the web page")
@@ -49,9 +47,11 @@ func newDemoServiceCommand() *cobra.Command {
 	return cmd
 }
 
-// runDemoService serves until ctx ends (nil), or until another node turns out
-// to have taken over (errSuperseded).
+// runDemoService serves until ctx ends or SIGTERM or SIGINT comes (nil), or
+// until another node turns out to have taken over (errSuperseded).
 func runDemoService(ctx context.Context, out io.Writer, listen, dir string) error {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
+	defer stop()
 	term, err := strconv.ParseUint(os.Getenv("HA_TERM"), 10, 64)
 	if err != nil {
 		return fmt.Errorf("HA_TERM=%q is not a term: demo-service is started by understudy, as its service.command", os.Getenv("HA_TERM"))
