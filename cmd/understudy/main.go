@@ -6,11 +6,25 @@ package main
 import (
 	"context"
 	"os"
+
+	"github.com/understudy-ha/understudy/pkg/guard"
 )
 
 // version is set by the build: -ldflags "-X main.version=v1.2.3".
 var version = ""
 
 func main() {
+	// The processes that must stay small, and start although the command line
+	// parser's packages would take their time, are told apart first.
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case "guard":
+			os.Exit(guard.Main())
+		case "shim":
+			os.Exit(guard.ShimMain())
+		case releaseCommand:
+			os.Exit(releaseChild(os.Args[2:], os.Stdin, os.Stderr))
+		}
+	}
 	os.Exit(execute(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
 }

@@ -65,6 +65,7 @@ Exit codes: 0 done, 1 failed or "no", 2 usage or bad configuration,
 		newIsMasterCommand(g),
 		newLeaderCommand(g),
 		newMasterinfoCommand(g),
+		newServerCommand(g),
 		newStatesCommand(g),
 		newStatusCommand(g),
 		newVersionCommand(g),
@@ -79,7 +80,7 @@ Exit codes: 0 done, 1 failed or "no", 2 usage or bad configuration,
 
 // execute runs one command line and returns the exit code.
 func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	root := newRoot()
+	root := newRoot() //nolint:contextcheck // commands get theirs by ExecuteContext
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)

@@ -19,12 +19,14 @@ import (
 // Options describe a node. Node, Clock and one of Service and OnReign are
 // required; the rest has working zero values.
 type Options struct {
-	Node     lease.NodeID
-	URI      string // where clients and other nodes reach this one
-	Version  string // of the program; higher is preferred in elections
-	Mode     lease.Mode
-	Priority int
-	Timing   election.Timing // zero: the defaults of election.Derive
+	Node lease.NodeID
+	// Incarnation names this run; empty: drawn by New.
+	Incarnation lease.Incarnation
+	URI         string // where clients and other nodes reach this one
+	Version     string // of the program; higher is preferred in elections
+	Mode        lease.Mode
+	Priority    int
+	Timing      election.Timing // zero: the defaults of election.Derive
 
 	HotStandby bool          // AUTO shows HOT_STANDBY rather than STANDBY
 	AutoInit   bool          // this node may make the register of a new plane
@@ -145,8 +147,11 @@ func New(store persistence.Store, o Options) (*Node, error) {
 	if o.Log == nil {
 		o.Log = zap.NewNop()
 	}
+	if o.Incarnation == "" {
+		o.Incarnation = NewIncarnation()
+	}
 	n := &Node{
-		opts: o, store: store, inc: NewIncarnation(),
+		opts: o, store: store, inc: o.Incarnation,
 		service: o.Service,
 		events:  make(chan election.Event, 256), calls: make(chan func(context.Context)), shut: make(chan string, 1),
 		done: make(chan struct{}), started: time.Now(),

@@ -134,7 +134,7 @@ func (p *peers) gather(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := p.n.Now()
-	if p.listedAt.IsZero() || now.Longest(p.listedAt) >= listEvery {
+	if p.listedAt.IsZero() || now.Longest(p.listedAt) >= p.listing() {
 		ids, err := p.listNodes(ctx)
 		if err != nil {
 			return err
@@ -161,6 +161,15 @@ func (p *peers) gather(ctx context.Context) error {
 	}
 	maps.DeleteFunc(p.seen, func(id lease.NodeID, _ NodeStatus) bool { return !slices.Contains(p.ids, id) })
 	return nil
+}
+
+// listing is how often nodes are listed: new ones show sooner where a listing
+// costs nothing.
+func (p *peers) listing() time.Duration {
+	if p.n.store.Limits().PollDivisor == 1 {
+		return listEvery
+	}
+	return 2 * p.n.opts.Timing.StandbyHeartbeat
 }
 
 // neverSeen is the age given to a record whose writer was not seen alive yet.

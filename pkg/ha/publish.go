@@ -62,19 +62,34 @@ func (n *Node) transition(now lease.Instant, s *Status) {
 		n.shown.term, n.shown.why = is.term, is.why
 		return
 	}
-	reason := s.Why
-	if s.Detail != "" {
-		reason = s.Detail
-	}
-	if is.state == lease.StateMaster {
-		reason = n.phases.reason
-	}
 	before := n.shown
 	n.shown = is
+	reason := n.reason(s, is.state, before.state)
 	n.log.Info("state", zap.String("plane", string(s.Plane)), zap.Uint64("term", uint64(is.term)),
 		zap.String("from", string(before.state)), zap.String("to", string(is.state)), zap.String("reason", reason))
 	h := append([]Transition{{State: is.state, Term: is.term, Reason: reason, At: time.Now()}}, n.history...)
 	n.history = h[:min(len(h), historyLimit)]
+}
+
+// reason says in words why the state changed.
+func (n *Node) reason(s *Status, is, was lease.State) string {
+	switch {
+	case is == lease.StateMaster:
+		return n.phases.reason
+	case is == lease.StateFailed && s.Detail != "":
+		return s.Why + ": " + s.Detail
+	case is == lease.StateInitializing && was == lease.StateMaster:
+		return "the service is being restarted"
+	case was == lease.StateMaster:
+		return n.phases.endReason
+	case is == lease.StateTerminated:
+		return "stopped"
+	case s.Holder != "" && s.Holder != n.opts.Node:
+		return "held by " + string(s.Holder)
+	case is == lease.StateInitializing:
+		return "starting"
+	}
+	return "no master is known"
 }
 
 // noted turns a note of the machine into log lines and history.

@@ -29,7 +29,6 @@ type reigns struct {
 	seen atomic.Pointer[[]ReignRecord] // newest first
 
 	// Owned by the loop.
-	term  lease.Term
 	asked time.Time
 
 	syncing sync.Mutex // one sync at a time: the lane's, or the last one
@@ -83,10 +82,14 @@ func (r *reigns) ended(t lease.Term, why string) {
 
 // shown fetches what other nodes wrote, when there is something new.
 func (r *reigns) shown(s *Status) {
-	if !r.n.running.Load() || (s.Term == r.term && time.Since(r.asked) < listEvery) {
+	every := listEvery
+	if l := r.list(); len(l) == 0 || l[0].Term < s.Term {
+		every = 2 * r.n.opts.Timing.Heartbeat // its holder writes it once the service is ready
+	}
+	if !r.n.running.Load() || s.Term == 0 || time.Since(r.asked) < every {
 		return
 	}
-	r.term, r.asked = s.Term, time.Now()
+	r.asked = time.Now()
 	r.lane.put(r.sync)
 }
 

@@ -1,0 +1,357 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/understudy-ha/understudy/api/server"
+	"github.com/understudy-ha/understudy/persistence"
+	"github.com/understudy-ha/understudy/persistence/verify"
+	"github.com/understudy-ha/understudy/pkg/clock"
+	"github.com/understudy-ha/understudy/pkg/config"
+	"github.com/understudy-ha/understudy/pkg/election"
+	"github.com/understudy-ha/understudy/pkg/guard"
+	"github.com/understudy-ha/understudy/pkg/ha"
+	"github.com/understudy-ha/understudy/pkg/lease"
+)
+
+// daemon is one node put together: lock, memory, store, service, REST. It is
+// what server, run and demo share.
+type daemon struct {
+	cfg    *config.Config
+	log    *zap.Logger
+	timing election.Timing
+
+	run      lease.Incarnation
+	lock     *os.File
+	dir      *ha.Dir
+	store    persistence.Store
+	loc      config.Location
+	service  ha.Service
+	listener net.Listener
+	tls      *tls.Config
+	auth     server.Auth
+	uri      string
+	warnings []string
+
+	force      bool // mode DISABLED although the plane is alive
+	passOutput bool // the service writes to this process' stdout and stderr
+}
+
+// runNode puts a node together, runs it until ctx ends or it has to, and takes
+// everything down again. Whatever is wrong with the configuration or the
+// machine shows before the node takes part in anything.
+func runNode(ctx context.Context, d *daemon) (err error) {
+	if err := d.prepare(ctx); err != nil {
+		return errors.Join(err, d.close())
+	}
+	defer func() { err = errors.Join(err, d.close()) }()
+	node, err := d.node()
+	if err != nil {
+		return err
+	}
+	pid := filepath.Join(d.cfg.DataDir, "pid.txt")
+	if err := os.WriteFile(pid, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644); err != nil { //nolint:gosec // anybody may know it
+		return fmt.Errorf("pid file: %w", err)
+	}
+	defer os.Remove(pid) //nolint:errcheck // best effort; a stale one names a dead process
+
+	// The listener closes when the node has ended, not before: /master must
+	// answer 503 while the service is being stopped.
+	rest, stopRest := context.WithCancel(context.WithoutCancel(ctx))
+	served := make(chan error, 1)
+	handler := server.New(node, server.Options{
+		Logger: d.log, Auth: d.auth, NonMaster: server.NonMaster(d.cfg.Server.NonMaster), Build: server.Build{SHA1: build().Commit},
+	})
+	go func() { served <- server.Serve(rest, d.listener, handler, d.tls, d.log) }()
+	d.log.Info("started", zap.String("node", string(d.dir.Node())), zap.String("uri", d.uri),
+		zap.String("mode", string(d.cfg.HighAvailabilityMode)), zap.String("store", d.store.Limits().URL),
+		zap.Duration("heartbeatTimeout", d.timing.Timeout), zap.Int("pid", os.Getpid()), zap.String("version", build().Version))
+	err = node.Run(ctx)
+	stopRest()
+	if serr := <-served; serr != nil {
+		d.log.Warn("REST", zap.Error(serr))
+	}
+	var exit *ha.ExitError
+	if errors.As(err, &exit) {
+		return &exitError{exit.Code, errors.New(exit.Reason)}
+	}
+	return err
+}
+
+// prepare opens everything a node needs, in the order in which mistakes are
+// cheapest to find.
+func (d *daemon) prepare(ctx context.Context) error {
+	var err error
+	d.run = ha.NewIncarnation()
+	if err = os.MkdirAll(d.cfg.DataDir, 0o700); err != nil {
+		return exitf(exitUsage, "dataDir: %w", err)
+	}
+	if d.lock, err = d.lockDir(ctx); err != nil {
+		return err
+	}
+	if d.dir, err = ha.OpenDir(d.cfg.DataDir); err != nil {
+		return exitf(exitUsage, "%w", err)
+	}
+	if err = d.openStore(ctx); err != nil {
+		return err
+	}
+	l := d.store.Limits()
+	if d.timing, err = election.Derive(d.cfg.TimingRequest(l.MinBeat, l.PollDivisor)); err != nil {
+		return err
+	}
+	if d.listener, err = server.Listen(ctx, d.cfg.Server.Listen); err != nil {
+		return exitf(exitUsage, "%w", err)
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "localhost"
+	}
+	port := 0
+	if a, ok := d.listener.Addr().(*net.TCPAddr); ok {
+		port = a.Port
+	}
+	d.uri = d.cfg.URI(host, port)
+	if err = d.prepareTLS(host); err != nil {
+		return exitf(exitUsage, "%w", err)
+	}
+	if err = d.prepareAuth(); err != nil {
+		return exitf(exitUsage, "%w", err)
+	}
+	d.service, err = d.newService(ctx)
+	return err
+}
+
+// lockDir locks the data directory. The guard of a daemon that died holds it
+// until the service is gone; that is waited for, and said if it lasts (R10).
+func (d *daemon) lockDir(ctx context.Context) (*os.File, error) {
+	began := time.Now()
+	said := false
+	for {
+		f, err := guard.LockDir(d.cfg.DataDir)
+		var held *guard.LockedError
+		switch {
+		case err == nil:
+			return f, nil
+		case !errors.As(err, &held):
+			return nil, exitf(exitUsage, "%w", err)
+		case held.Daemon != 0:
+			return nil, exitf(exitPrecondition, "%w", err)
+		}
+		if !said && time.Since(began) > 10*time.Second {
+			said = true
+			d.log.Error("FENCING_FAILED: the service of a former run does not end", zap.Error(err))
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// openStore opens the shared location and refuses what an operator has to put
+// right. A store that merely does not answer is waited for by the node itself.
+func (d *daemon) openStore(ctx context.Context) error {
+	var err error
+	if d.loc, err = d.cfg.Location(); err != nil {
+		return exitf(exitUsage, "%w", err)
+	}
+	if d.loc.Scheme == "" { // DISABLED: nothing shared; the node keeps to itself
+		d.loc = config.Location{Scheme: "file", Path: filepath.Join(d.cfg.DataDir, "store")}
+	}
+	warn := func(s string) { d.log.Warn("store", zap.String("warning", s)) }
+	if d.store, err = openStore(d.loc, warn); err != nil {
+		return exitf(exitUsage, "persistenceDir: %w", err)
+	}
+	local := d.cfg.PersistenceDir == "" || d.cfg.PersistMode == config.PersistDisabled
+	if local {
+		if err := os.MkdirAll(d.loc.Path, 0o700); err != nil {
+			return exitf(exitUsage, "%w", err)
+		}
+	}
+	if c, ok := d.store.(persistence.Checker); ok {
+		cctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+		defer cancel()
+		err := c.Check(cctx)
+		switch {
+		case err == nil:
+		case errors.Is(err, persistence.Unknown):
+			if d.cfg.HA.FailFast {
+				return exitf(exitUnreachable, "persistenceDir: %w", err)
+			}
+			d.log.Warn("the store does not answer; waiting for it", zap.Error(err))
+		default:
+			return exitf(exitUsage, "persistenceDir: %w", err)
+		}
+	}
+	if l := d.store.Limits(); l.Local && d.cfg.PersistMode != config.PersistDisabled {
+		if d.cfg.Store.AllowLocal {
+			d.warn("NO_HA_GUARANTEE: persistenceDir " + d.loc.String() + " is on " + l.LocalWhy + ", which no other machine shares")
+		} else {
+			d.warn("LOCAL_STORE: persistenceDir " + d.loc.String() + " is on " + l.LocalWhy + ", which no other machine shares: no plane is made there by a node. Mount the shared file system, or set store.allowLocal, or run understudy init")
+		}
+	}
+	return nil
+}
+
+func (d *daemon) warn(s string) {
+	d.warnings = append(d.warnings, s)
+	d.log.Warn(s)
+}
+
+func (d *daemon) prepareTLS(host string) error {
+	t := d.cfg.Server.TLS
+	if t.Disabled {
+		return nil
+	}
+	if t.Cert != "" {
+		cert, err := tls.LoadX509KeyPair(t.Cert, t.Key)
+		if err != nil {
+			return fmt.Errorf("server.tls: %w", err)
+		}
+		d.tls = server.TLSConfig(cert)
+		return nil
+	}
+	cert, print, err := server.LoadOrCreateCertificate(d.cfg.DataDir, []string{host, "localhost", "127.0.0.1", "::1"})
+	if err != nil {
+		return err
+	}
+	d.log.Info("certificate", zap.String("sha256", print))
+	d.tls = server.TLSConfig(cert)
+	return nil
+}
+
+func (d *daemon) prepareAuth() error {
+	a := d.cfg.Server.Auth
+	var err error
+	switch {
+	case a.Htpasswd != "":
+		d.auth, err = server.LoadHTPasswd(a.Htpasswd)
+	case a.User != "":
+		d.auth, err = passwordAuth(a)
+	default:
+		var fresh *server.Credentials
+		var auth *server.HTPasswd
+		auth, fresh, err = server.GenerateCredentials(d.cfg.DataDir)
+		d.auth = auth
+		if fresh != nil {
+			line := fresh.User + ":" + fresh.Password + "\n"
+			if werr := os.WriteFile(filepath.Join(d.cfg.DataDir, localCredentialsFile), []byte(line), 0o600); werr != nil {
+				d.log.Warn("commands on this host will need --user and --password-file", zap.Error(werr))
+			}
+			fmt.Fprintf(os.Stderr, "A user was made for REST and is shown this once: %s:%s\n", fresh.User, fresh.Password)
+		}
+	}
+	return err
+}
+
+// node makes the node out of the parts.
+func (d *daemon) node() (*ha.Node, error) {
+	former := d.former() // before the record of this run replaces it
+	d.dir.Proof = func(plane lease.PlaneID, term lease.Term, run lease.Incarnation) error {
+		return guard.NewProof(plane, term, run, d.service.Info().GuardPid).Save(d.cfg.DataDir)
+	}
+	c := d.cfg
+	return ha.New(d.store, ha.Options{
+		Node: d.dir.Node(), Incarnation: d.run, URI: d.uri, Version: build().Version,
+		Mode: c.HighAvailabilityMode, Priority: d.dir.Priority(c.Priority), Timing: d.timing,
+		HotStandby: c.HA.HotStandby, AutoInit: c.HA.AutoInit && (c.Store.AllowLocal || !d.store.Limits().Local),
+		FailFast: c.HA.FailFast, DrainDelay: c.Service.DrainDelay, Force: d.force,
+		InactiveNodeRemoval: c.HA.InactiveNodeRemoval,
+		Clock:               clock.Now, Service: d.service, Memory: d.dir, Former: former,
+		Verify: d.verify, Nudge: newNudger(), Warnings: d.warnings, Log: d.log,
+	})
+}
+
+// former proves, if it can, that this node's former run is over, its service
+// included (R10).
+func (d *daemon) former() *election.Former {
+	p, ok, err := guard.LoadProof(d.cfg.DataDir)
+	if !ok || err != nil {
+		if err != nil {
+			d.log.Warn("the record of the former run can not be read; its lease is waited out", zap.Error(err))
+		}
+		return nil
+	}
+	proven, why := p.Check(d.cfg.DataDir)
+	d.log.Debug("former run", zap.Bool("provenOver", proven), zap.String("why", why), zap.Uint64("term", uint64(p.Term)))
+	if !proven {
+		return nil
+	}
+	return &election.Former{Term: p.Term, Incarnation: p.Incarnation}
+}
+
+// verify is R18 in its short form.
+func (d *daemon) verify(ctx context.Context) error {
+	r, err := verify.Run(ctx, d.store, verify.Options{Short: true, Heartbeat: d.timing.Heartbeat, OperationTimeout: d.timing.Operation})
+	if err != nil {
+		return err
+	}
+	if !r.OK {
+		return errors.New(r.Verdict)
+	}
+	return nil
+}
+
+// close takes down what prepare opened. The lock goes last: it says that this
+// node's service may be running.
+func (d *daemon) close() error {
+	var errs []error
+	if d.listener != nil {
+		if err := d.listener.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	if d.service != nil {
+		errs = append(errs, d.service.Close())
+	}
+	if d.store != nil {
+		errs = append(errs, d.store.Close())
+	}
+	if d.lock != nil {
+		errs = append(errs, d.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// untilSignal returns a context that ends at the first SIGTERM or SIGINT.
+// SIGHUP is taken note of, because by default it would kill the daemon.
+func untilSignal(ctx context.Context, log *zap.Logger) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	ch := make(chan os.Signal, 4)
+	signal.Notify(ch, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case s := <-ch:
+				if s == syscall.SIGHUP {
+					log.Warn("SIGHUP: this version reloads nothing; restart to apply a changed configuration")
+					continue
+				}
+				log.Info("stopping", zap.String("signal", s.String()))
+				cancel()
+			}
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(ch)
+		cancel()
+		<-done
+	}
+}

@@ -1,0 +1,42 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+)
+
+// newServerCommand is the daemon.
+func newServerCommand(g *globals) *cobra.Command {
+	var (
+		conf  configFlags
+		force bool
+	)
+	cmd := &cobra.Command{
+		Use:   "server",
+		Short: "Run this machine's node: take part in the plane, run the service while master",
+		Long: `Run this machine's node. It takes part in the plane at persistenceDir, runs the
+service while it is master and only then, and answers REST.
+
+It ends at SIGTERM or SIGINT, handing the mastership over first. The pid is in
+pid.txt in dataDir: kill -9 $(cat pid.txt) is a fair test of a failover.`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, warn, err := conf.load(g.configPath())
+			for _, w := range warn {
+				cmd.PrintErrln("understudy: warning: " + w)
+			}
+			if err != nil {
+				return err
+			}
+			log, err := newLogger(cfg.Log, cmd.ErrOrStderr())
+			if err != nil {
+				return exitf(exitUsage, "%w", err)
+			}
+			ctx, release := untilSignal(cmd.Context(), log)
+			defer release()
+			return runNode(ctx, &daemon{cfg: cfg, log: log, force: force})
+		},
+	}
+	conf.addTo(cmd.Flags())
+	cmd.Flags().BoolVar(&force, "force", false, "with mode DISABLED: run the service although the plane is alive; two may then run at once")
+	return cmd
+}
