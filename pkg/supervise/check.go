@@ -1,0 +1,147 @@
+package supervise
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Check is one readiness check. At most one of its kinds is set; none means
+// that the service is ready once it has been alive for StartGrace.
+type Check struct {
+	HTTP string   // URL that must answer below 400; redirects are not followed, certificates not verified
+	TCP  string   // host:port that must accept a connection
+	File string   // absolute path that must exist
+	Exec []string // command that must exit with 0; run by the daemon, so keep it off shared mounts
+
+	Interval time.Duration // between two tries; 100ms
+	Timeout  time.Duration // of one try; 2s
+}
+
+func (c Check) kinds() int {
+	n := 0
+	for _, set := range []bool{c.HTTP != "", c.TCP != "", c.File != "", len(c.Exec) > 0} {
+		if set {
+			n++
+		}
+	}
+	return n
+}
+
+func (c Check) validate() error {
+	if c.kinds() > 1 {
+		return errors.New("http, tcp, file and exec exclude one another: set one")
+	}
+	switch {
+	case c.HTTP != "":
+		u, err := url.Parse(c.HTTP)
+		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
+			return fmt.Errorf("%q is not an http or https URL", c.HTTP)
+		}
+	case c.TCP != "":
+		if _, _, err := net.SplitHostPort(c.TCP); err != nil {
+			return fmt.Errorf("%q is not host:port", c.TCP)
+		}
+	case c.File != "" && !filepath.IsAbs(c.File):
+		return fmt.Errorf("%q is not an absolute path", c.File)
+	}
+	return nil
+}
+
+// wait tries until the check passes (nil) or ctx ends; the error is then the
+// last try's.
+func (c Check) wait(ctx context.Context, grace time.Duration, env []string) error {
+	if c.kinds() == 0 {
+		return pause(ctx, grace)
+	}
+	orDefault(&c.Interval, 100*time.Millisecond)
+	orDefault(&c.Timeout, 2*time.Second)
+	var last error
+	for {
+		try, cancel := context.WithTimeout(ctx, c.Timeout)
+		err := c.try(try, env)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() == nil {
+			last = err
+		}
+		if err := pause(ctx, c.Interval); err != nil {
+			return errors.Join(last, err)
+		}
+	}
+}
+
+func (c Check) try(ctx context.Context, env []string) error {
+	switch {
+	case c.HTTP != "":
+		return tryHTTP(ctx, c.HTTP)
+	case c.TCP != "":
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", c.TCP)
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	case c.File != "":
+		_, err := os.Stat(c.File)
+		return err
+	}
+	return tryExec(ctx, c.Exec, env)
+}
+
+func tryHTTP(ctx context.Context, target string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
+	if err != nil {
+		return err
+	}
+	tr := &http.Transport{
+		DisableKeepAlives: true,
+		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, // asks whether our own child answers, not who it is
+	}
+	defer tr.CloseIdleConnections()
+	resp, err := tr.RoundTrip(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
+	if resp.StatusCode >= 400 {
+		return fmt.Errorf("%s answered %s", target, resp.Status)
+	}
+	return nil
+}
+
+func tryExec(ctx context.Context, argv, env []string) error {
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Env = env
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = time.Second
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("%s: %w", strings.Join(argv, " "), err)
+	}
+	return nil
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,139 @@
+package supervise
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/understudy-ha/understudy/pkg/guard"
+	"github.com/understudy-ha/understudy/pkg/ha"
+	"github.com/understudy-ha/understudy/pkg/lease"
+)
+
+// Policy says when a service that ended is started again on this node.
+type Policy string
+
+// The restart policies.
+const (
+	RestartOnFailure Policy = "on-failure" // unless it exited with 0; the default
+	RestartAlways    Policy = "always"
+	RestartNever     Policy = "never"
+)
+
+// Options configure a Supervisor. Zero values mean the defaults.
+type Options struct {
+	// Command is the service, exec form. Required.
+	Command []string
+	// Dir is the working directory; empty: that of this process.
+	Dir string
+	// Env is the environment that the HA_ variables are added to; nil means
+	// this process'. NOTIFY_SOCKET, UNDERSTUDY_* and HideEnv never reach the
+	// service.
+	Env []string
+	// HideEnv names further variables to withhold, such as the store's secrets.
+	HideEnv []string
+	// OutputPath is a local file that the service's output is appended to;
+	// empty: the service writes to Stdout and Stderr.
+	OutputPath string
+	// Stdout and Stderr are used when OutputPath is empty; nil: this process'.
+	Stdout, Stderr *os.File
+
+	Ready        Check         // readiness; the zero Check is "alive"
+	StartGrace   time.Duration // of "alive"; 200ms
+	StartTimeout time.Duration // from Start to ready; 60s
+
+	Restart     Policy
+	BackOff     time.Duration // first pause before a restart, doubling; 1s
+	MaxBackOff  time.Duration // 30s
+	MaxRestarts int           // within Window; 0 means 3, negative none
+	Window      time.Duration // 60s
+
+	StopSignal  syscall.Signal // TERM
+	StopTimeout time.Duration  // S; only GuardStop is derived from it here. 10s
+	GuardStop   time.Duration  // TERM to KILL when the daemon died; min(1s, S/2)
+
+	// The guard, see guard.Options.
+	DataDir        string // required
+	Lock           *os.File
+	Isolation      string
+	Incarnation    lease.Incarnation
+	ReleaseArgv    []string
+	ReleaseStdin   []byte
+	ReleaseTimeout time.Duration
+	GuardLogPath   string // local file; empty: stderr of this process
+	Exe            string
+
+	Log *zap.Logger // nil: none
+}
+
+func (o Options) withDefaults() (Options, error) {
+	if len(o.Command) == 0 || o.Command[0] == "" {
+		return o, errors.New("service.command is empty: give a program and its arguments, or service.none: true")
+	}
+	if err := guard.CheckIsolation(o.Isolation); err != nil {
+		return o, fmt.Errorf("service.isolation: %w", err)
+	}
+	if err := o.Ready.validate(); err != nil {
+		return o, fmt.Errorf("service.ready: %w", err)
+	}
+	if o.Restart == "" {
+		o.Restart = RestartOnFailure
+	}
+	if !slices.Contains([]Policy{RestartOnFailure, RestartAlways, RestartNever}, o.Restart) {
+		return o, fmt.Errorf("service.restart: unknown policy %q: must be always, on-failure or never", o.Restart)
+	}
+	orDefault(&o.StartGrace, 200*time.Millisecond)
+	orDefault(&o.StartTimeout, time.Minute)
+	orDefault(&o.BackOff, time.Second)
+	orDefault(&o.MaxBackOff, 30*time.Second)
+	orDefault(&o.Window, time.Minute)
+	orDefault(&o.StopTimeout, 10*time.Second)
+	orDefault(&o.GuardStop, min(time.Second, o.StopTimeout/2))
+	orDefault(&o.MaxRestarts, 3)
+	if o.Env == nil {
+		o.Env = os.Environ()
+	}
+	if o.Log == nil {
+		o.Log = zap.NewNop()
+	}
+	return o, nil
+}
+
+func orDefault[T comparable](v *T, def T) {
+	var zero T
+	if *v == zero {
+		*v = def
+	}
+}
+
+// environment is what the service gets to see in one term.
+func (o Options) environment(s ha.StartOrder) []string {
+	var env []string
+	for _, kv := range o.Env {
+		name, _, _ := strings.Cut(kv, "=")
+		if name == "NOTIFY_SOCKET" || strings.HasPrefix(name, "UNDERSTUDY_") ||
+			slices.Contains(o.HideEnv, name) {
+			continue
+		}
+		env = append(env, kv)
+	}
+	term := strconv.FormatUint(uint64(s.Term), 10)
+	return append(env,
+		"HA_PLANE="+string(s.Plane),
+		"HA_NODE="+string(s.Node),
+		"HA_STATE="+string(lease.StateMaster),
+		"HA_PREV_STATE="+string(s.PrevState),
+		"HA_TERM="+term,
+		"HA_TOKEN="+term,
+		"HA_MASTER="+string(s.Node),
+		"HA_MASTER_URI="+s.NodeURI,
+		"HA_REASON="+s.Reason,
+	)
+}

@@ -1,0 +1,616 @@
+package supervise
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/understudy-ha/understudy/pkg/guard"
+	"github.com/understudy-ha/understudy/pkg/ha"
+	"github.com/understudy-ha/understudy/pkg/lease"
+)
+
+const (
+	guardAnswers = 10 * time.Second       // a guard that takes longer to start is given up
+	proofEvery   = 10 * time.Millisecond  // looks for the tree of a lost guard
+	stuckAfter   = 5 * time.Second        // without proof: said to be stuck
+	respawnPause = 500 * time.Millisecond // after a guard that would not start
+	closeWithin  = 15 * time.Second
+)
+
+// The phases of ha.ServiceInfo.
+const (
+	phaseIdle       = "idle"
+	phaseStarting   = "starting"
+	phaseReady      = "ready"
+	phaseRestarting = "restarting"
+	phaseStopping   = "stopping"
+	phaseStuck      = "stuck"
+)
+
+// Supervisor is the managed service of a node. It implements ha.Service.
+type Supervisor struct {
+	o      Options
+	files  []*os.File // ours to close
+	gopt   guard.Options
+	events *queue
+	info   atomic.Pointer[ha.ServiceInfo]
+	exit   atomic.Pointer[int]
+	lost   []string
+	kind   string
+
+	requests chan func() // run by the loop, in order
+	closing  chan struct{}
+	closed   sync.Once
+	done     chan struct{}
+	ctx      context.Context // ends when the loop does
+	cancel   context.CancelFunc
+	wg       sync.WaitGroup
+
+	// Owned by the loop.
+	guard     *guard.Client // nil while there is none
+	spawned   chan spawned
+	checked   chan checked
+	term      term
+	dead      lease.Term // this term and those below are over: nothing of them lives or ever will
+	pending   *ha.Deadline
+	runs      uint64
+	timer     *time.Timer
+	onTimer   func()
+	proving   *proving
+	killed    bool // we killed the guard ourselves
+	proofTick *time.Ticker
+}
+
+// term is the term the service was last asked to run in.
+type term struct {
+	order     ha.StartOrder
+	active    bool // started, and neither failed nor stopped
+	stopping  bool
+	env       []string
+	run       uint64 // of the guard; 0: none
+	startedBy time.Time
+	wasReady  bool
+	restarts  []time.Time
+	count     int
+	again     bool // start again once the former run is proven empty
+	stopCheck context.CancelFunc
+}
+
+// proving is the search for the tree of a guard that is gone.
+type proving struct {
+	term  lease.Term
+	since time.Time
+	stuck bool
+}
+
+type spawned struct {
+	client *guard.Client
+	err    error
+}
+
+type checked struct {
+	run uint64
+	err error
+}
+
+var _ ha.Service = (*Supervisor)(nil)
+
+// New starts the guard and returns the service, not running. It fails when a
+// setting is wrong or the isolation asked for is not possible here.
+func New(ctx context.Context, o Options) (*Supervisor, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	s := &Supervisor{
+		o: o, requests: make(chan func(), 64), closing: make(chan struct{}), done: make(chan struct{}),
+		spawned: make(chan spawned, 1), checked: make(chan checked, 1),
+	}
+	if err := s.openFiles(); err != nil {
+		s.closeFiles()
+		return nil, err
+	}
+	sctx, cancel := context.WithTimeout(ctx, guardAnswers)
+	s.guard, err = guard.Start(sctx, s.gopt)
+	cancel()
+	if err != nil {
+		s.closeFiles()
+		return nil, err
+	}
+	s.kind, s.lost = s.guard.Isolation(), s.guard.Lost()
+	s.events = newQueue()
+	// The loop outlives the call: it ends with Close.
+	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	s.show(phaseIdle, 0, "")
+	go s.loop()
+	return s, nil
+}
+
+func (s *Supervisor) openFiles() error {
+	o := s.o
+	s.gopt = guard.Options{
+		DataDir: o.DataDir, Lock: o.Lock, Incarnation: o.Incarnation, Isolation: o.Isolation,
+		ReleaseArgv: o.ReleaseArgv, ReleaseStdin: o.ReleaseStdin, ReleaseTimeout: o.ReleaseTimeout,
+		GuardStop: o.GuardStop, StopSignal: o.StopSignal, Stdout: o.Stdout, Stderr: o.Stderr, Exe: o.Exe,
+	}
+	if o.OutputPath != "" {
+		f, err := s.open(o.OutputPath)
+		if err != nil {
+			return fmt.Errorf("the service's log: %w", err)
+		}
+		s.gopt.Stdout, s.gopt.Stderr = f, f
+	}
+	if o.GuardLogPath != "" {
+		f, err := s.open(o.GuardLogPath)
+		if err != nil {
+			return fmt.Errorf("the guard's log: %w", err)
+		}
+		s.gopt.Log = f
+	}
+	return nil
+}
+
+func (s *Supervisor) open(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640)
+	if err == nil {
+		s.files = append(s.files, f)
+	}
+	return f, err
+}
+
+func (s *Supervisor) closeFiles() {
+	for _, f := range s.files {
+		f.Close()
+	}
+}
+
+// Lost lists in words what protection the service does without, for want of
+// rights; to be said at start.
+func (s *Supervisor) Lost() []string { return s.lost }
+
+// Isolation is how the service's tree is kept together.
+func (s *Supervisor) Isolation() string { return s.kind }
+
+// ExitCode is the exit code of the service's latest run that ended, 128+n for
+// death by signal n; ok is false while none has.
+func (s *Supervisor) ExitCode() (code int, ok bool) {
+	if p := s.exit.Load(); p != nil {
+		return *p, true
+	}
+	return 0, false
+}
+
+// Arm implements ha.Service (G1).
+func (s *Supervisor) Arm(d ha.Deadline) { s.ask(func() { s.arm(d) }) }
+
+// Start implements ha.Service (G2).
+func (s *Supervisor) Start(o ha.StartOrder) { s.ask(func() { s.start(o) }) }
+
+// Stop implements ha.Service (R11).
+func (s *Supervisor) Stop(t lease.Term, why ha.StopReason) {
+	s.ask(func() { s.stop(t, string(why)) })
+}
+
+// Kill implements ha.Service: the guard is killed, and the service with it.
+func (s *Supervisor) Kill(t lease.Term, why ha.StopReason) {
+	s.ask(func() { s.kill(t, string(why)) })
+}
+
+// Events implements ha.Service.
+func (s *Supervisor) Events() <-chan ha.ServiceEvent { return s.events.out }
+
+// Info implements ha.Service.
+func (s *Supervisor) Info() ha.ServiceInfo { return *s.info.Load() }
+
+// Close implements ha.Service. It stops whatever still runs, ends the guard
+// and waits for it.
+func (s *Supervisor) Close() error {
+	s.closed.Do(func() { close(s.closing) })
+	<-s.done
+	return nil
+}
+
+// ask hands a request to the loop, which never waits for anything else.
+func (s *Supervisor) ask(f func()) {
+	select {
+	case s.requests <- f:
+	case <-s.closing:
+	}
+}
+
+func (s *Supervisor) loop() {
+	defer close(s.done)
+	s.timer = time.NewTimer(time.Hour)
+	s.proofTick = time.NewTicker(time.Hour)
+	for {
+		var fromGuard <-chan guard.Event
+		if s.guard != nil {
+			fromGuard = s.guard.Events()
+		}
+		select {
+		case f := <-s.requests:
+			f()
+		case e := <-fromGuard:
+			s.heard(e)
+		case c := <-s.checked:
+			s.checkEnded(c)
+		case <-s.timer.C:
+			if f := s.onTimer; f != nil {
+				s.onTimer = nil
+				f()
+			}
+		case <-s.proofTick.C:
+			s.prove()
+		case r := <-s.spawned:
+			s.guardStarted(r)
+		case <-s.closing:
+			s.shutDown()
+			return
+		}
+	}
+}
+
+func (s *Supervisor) shutDown() {
+	s.cancel()
+	s.timer.Stop()
+	s.proofTick.Stop()
+	if s.guard != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), closeWithin)
+		if err := s.guard.Close(ctx); err != nil {
+			s.o.Log.Warn("the guard did not end", zap.Error(err))
+		}
+		cancel()
+	}
+	s.wg.Wait()
+	select {
+	case r := <-s.spawned: // started while we were closing
+		if r.client != nil {
+			r.client.Kill()
+			_ = r.client.Close(s.ctx)
+		}
+	default:
+	}
+	s.events.close()
+	s.closeFiles()
+}
+
+func (s *Supervisor) arm(d ha.Deadline) {
+	switch {
+	case d.Term <= s.dead:
+	case s.guard == nil:
+		s.pending = &d // for the guard that is being started
+	default:
+		s.guard.Arm(guard.Deadline(d))
+	}
+}
+
+func (s *Supervisor) start(o ha.StartOrder) {
+	switch {
+	case o.Term <= s.dead:
+		s.say(ha.ServiceEvent{Kind: ha.ServiceFailed, Term: o.Term, Exit: -1, Why: "this term is over"})
+		return
+	case s.term.active && s.term.order.Term == o.Term:
+		return // asked twice
+	}
+	s.endRun()
+	s.term = term{order: o, active: true, env: s.o.environment(o), startedBy: time.Now().Add(s.o.StartTimeout)}
+	s.launch(phaseStarting)
+}
+
+// launch asks the guard for a run of the service in the present term.
+func (s *Supervisor) launch(phase string) {
+	t := &s.term
+	if s.guard == nil {
+		s.fail("there is no guard process to start the service", -1)
+		return
+	}
+	s.runs++
+	t.run, t.again = s.runs, false
+	s.show(phase, 0, "")
+	s.guard.Start(guard.Run{Term: t.order.Term, ID: t.run, Argv: s.o.Command, Env: t.env, Dir: s.o.Dir})
+	s.after(time.Until(t.startedBy), func() {
+		s.fail(fmt.Sprintf("the service did not start within startTimeout (%v)", s.o.StartTimeout), -1)
+	})
+}
+
+func (s *Supervisor) stop(t lease.Term, why string) {
+	if s.term.order.Term <= t {
+		s.endRun()
+		if s.term.run != 0 && !s.term.stopping {
+			s.show(phaseStopping, s.Info().Pid, why)
+		}
+		s.term.stopping = true
+	}
+	switch {
+	case s.proving != nil && t >= s.proving.term:
+		s.proving.term = t // Empty follows the proof
+	case s.guard == nil, t <= s.dead:
+		s.over(t)
+	default:
+		s.guard.Stop(t, why)
+	}
+}
+
+func (s *Supervisor) kill(t lease.Term, why string) {
+	s.endRun()
+	s.term.stopping = true
+	switch {
+	case s.proving != nil:
+		s.proving.term = max(s.proving.term, t)
+	case s.guard == nil:
+		s.over(t)
+	default:
+		s.o.Log.Warn("killing guard and service", zap.Uint64("term", uint64(t)), zap.String("why", why))
+		s.killed = true
+		s.term.order.Term = max(s.term.order.Term, t)
+		s.guard.Kill() // Lost follows
+	}
+}
+
+// over says that nothing of a term lives or ever will.
+func (s *Supervisor) over(t lease.Term) {
+	s.dead = max(s.dead, t)
+	if s.term.order.Term <= t {
+		s.term.run = 0
+		s.show(phaseIdle, 0, "")
+	}
+	s.say(ha.ServiceEvent{Kind: ha.ServiceEmpty, Term: t})
+}
+
+// heard takes an event of the guard.
+func (s *Supervisor) heard(e guard.Event) {
+	t := &s.term
+	mine := e.Run != 0 && e.Run == t.run && t.active
+	switch e.Kind {
+	case guard.Armed:
+		s.say(ha.ServiceEvent{Kind: ha.ServiceArmed, Term: e.Term, T0: *e.T0})
+	case guard.Started:
+		if mine {
+			s.show(s.Info().Phase, e.Pid, "")
+			s.check()
+		}
+	case guard.Refused:
+		if mine {
+			s.fail("the guard refused to start the service: "+e.Why, -1)
+		}
+	case guard.NotExecutable:
+		s.exit.Store(&e.Exit)
+		if mine {
+			s.fail(e.Why, e.Exit)
+		}
+	case guard.Exited:
+		s.exit.Store(&e.Exit)
+		if mine {
+			s.exited(e)
+		}
+	case guard.Stopping:
+		s.endRun()
+		if e.Term >= t.order.Term {
+			t.stopping = true
+			s.show(phaseStopping, s.Info().Pid, e.Why)
+		}
+		s.say(ha.ServiceEvent{Kind: ha.ServiceStopping, Term: e.Term, Why: e.Why})
+	case guard.Stuck:
+		s.show(phaseStuck, s.Info().Pid, e.Why)
+		s.say(ha.ServiceEvent{Kind: ha.ServiceStuck, Term: e.Term, Why: e.Why})
+	case guard.Empty:
+		switch {
+		case e.Final:
+			s.over(e.Term)
+		case mine && t.again:
+			s.restart()
+		}
+	case guard.Lost:
+		s.guardLost(e.Why)
+	default:
+		s.o.Log.Error("unknown event of the guard", zap.String("kind", string(e.Kind)))
+	}
+}
+
+// check begins the readiness check of the present run.
+func (s *Supervisor) check() {
+	t := &s.term
+	ctx, cancel := context.WithDeadline(s.ctx, t.startedBy)
+	t.stopCheck = cancel
+	run, env := t.run, t.env
+	s.stopTimer() // the check has the same limit, and better words
+	s.wg.Go(func() {
+		err := s.o.Ready.wait(ctx, s.o.StartGrace, env)
+		select {
+		case s.checked <- checked{run, err}:
+		case <-s.ctx.Done():
+		}
+	})
+}
+
+func (s *Supervisor) checkEnded(c checked) {
+	t := &s.term
+	if !t.active || c.run != t.run || t.stopCheck == nil {
+		return
+	}
+	t.stopCheck()
+	t.stopCheck = nil
+	if c.err != nil {
+		s.fail(fmt.Sprintf("the service was not ready within startTimeout (%v): %v", s.o.StartTimeout, c.err), -1)
+		return
+	}
+	t.wasReady = true
+	s.show(phaseReady, s.Info().Pid, "")
+	s.say(ha.ServiceEvent{Kind: ha.ServiceReady, Term: t.order.Term})
+}
+
+// exited decides what follows the end of the main process.
+func (s *Supervisor) exited(e guard.Event) {
+	t := &s.term
+	if t.stopCheck != nil {
+		t.stopCheck()
+		t.stopCheck = nil
+	}
+	s.stopTimer()
+	why := fmt.Sprintf("service exited with %d", e.Exit)
+	if e.Exit > 128 {
+		why = fmt.Sprintf("service was killed by signal %d", e.Exit-128)
+	}
+	if e.Why != "" {
+		why += " (" + e.Why + ")"
+	}
+	now := time.Now()
+	kept := t.restarts[:0]
+	for _, at := range t.restarts {
+		if now.Sub(at) < s.o.Window {
+			kept = append(kept, at)
+		}
+	}
+	t.restarts = kept
+	switch {
+	case s.o.Restart == RestartNever, s.o.Restart == RestartOnFailure && e.Exit == 0:
+		s.fail(why, e.Exit)
+		return
+	case len(t.restarts) >= s.o.MaxRestarts:
+		s.fail(fmt.Sprintf("%s after %d restarts within %v", why, len(t.restarts), s.o.Window), e.Exit)
+		return
+	}
+	t.again = true
+	s.show(phaseRestarting, 0, why)
+	s.say(ha.ServiceEvent{Kind: ha.ServiceUnready, Term: t.order.Term, Why: why, Exit: e.Exit})
+}
+
+// restart starts the service again after the back-off. The former run is
+// proven gone.
+func (s *Supervisor) restart() {
+	t := &s.term
+	wait := s.o.BackOff
+	for range t.restarts {
+		wait = min(2*wait, s.o.MaxBackOff)
+	}
+	t.restarts = append(t.restarts, time.Now())
+	t.count++
+	s.after(wait, func() {
+		if t.wasReady {
+			t.startedBy = time.Now().Add(s.o.StartTimeout)
+		}
+		s.launch(phaseRestarting)
+	})
+}
+
+// fail gives the service up in this term. The runtime stops the term.
+func (s *Supervisor) fail(why string, exit int) {
+	s.endRun()
+	s.show(s.Info().Phase, s.Info().Pid, why)
+	s.say(ha.ServiceEvent{Kind: ha.ServiceFailed, Term: s.term.order.Term, Why: why, Exit: exit})
+}
+
+// endRun forgets everything that could still make the service ready or start
+// it again.
+func (s *Supervisor) endRun() {
+	s.term.active, s.term.again = false, false
+	if s.term.stopCheck != nil {
+		s.term.stopCheck()
+		s.term.stopCheck = nil
+	}
+	s.stopTimer()
+}
+
+// guardLost begins the search for what the guard left.
+func (s *Supervisor) guardLost(why string) {
+	pid := s.guard.Pid()
+	s.guard = nil
+	s.endRun()
+	s.proving = &proving{term: s.term.order.Term, since: time.Now()}
+	if !s.killed {
+		s.o.Log.Error("the guard died", zap.Int("pid", pid), zap.String("why", why))
+		if s.proving.term > s.dead {
+			s.say(ha.ServiceEvent{Kind: ha.ServiceGuardLost, Term: s.proving.term, Why: why})
+		}
+	}
+	s.killed = false
+	s.proofTick.Reset(proofEvery)
+	s.prove()
+}
+
+// prove looks whether the tree of the lost guard is gone, and if so starts a
+// new guard, which refuses the old terms.
+func (s *Supervisor) prove() {
+	p := s.proving
+	if p == nil {
+		s.proofTick.Reset(time.Hour)
+		return
+	}
+	gone, why := true, ""
+	tree, found, err := guard.LoadTree(s.o.DataDir)
+	switch {
+	case err != nil:
+		gone, why = false, err.Error()
+	case found:
+		gone, why = tree.Gone()
+	}
+	if !gone {
+		if !p.stuck && time.Since(p.since) > stuckAfter {
+			p.stuck = true
+			s.show(phaseStuck, s.Info().Pid, why)
+			s.say(ha.ServiceEvent{Kind: ha.ServiceStuck, Term: p.term, Why: why})
+		}
+		return
+	}
+	s.proving = nil
+	s.proofTick.Reset(time.Hour)
+	if p.term > s.dead {
+		s.over(p.term)
+	}
+	s.spawn(0)
+}
+
+func (s *Supervisor) spawn(wait time.Duration) {
+	o := s.gopt
+	o.MinTerm = s.dead
+	s.wg.Go(func() {
+		if pause(s.ctx, wait) != nil {
+			return
+		}
+		ctx, cancel := context.WithTimeout(s.ctx, guardAnswers)
+		defer cancel()
+		c, err := guard.Start(ctx, o)
+		s.spawned <- spawned{c, err} // one at a time: never blocks
+	})
+}
+
+func (s *Supervisor) guardStarted(r spawned) {
+	if r.err != nil {
+		s.o.Log.Error("no new guard", zap.Error(r.err))
+		s.spawn(respawnPause)
+		return
+	}
+	s.guard = r.client
+	s.show(s.Info().Phase, 0, "")
+	s.o.Log.Info("new guard", zap.Int("pid", s.guard.Pid()))
+	if d := s.pending; d != nil && d.Term > s.dead {
+		s.guard.Arm(guard.Deadline(*d))
+	}
+	s.pending = nil
+}
+
+func (s *Supervisor) after(d time.Duration, f func()) {
+	s.timer.Reset(d)
+	s.onTimer = f
+}
+
+func (s *Supervisor) stopTimer() { s.onTimer = nil }
+
+func (s *Supervisor) say(e ha.ServiceEvent) { s.events.put(e) }
+
+func (s *Supervisor) show(phase string, pid int, detail string) {
+	i := ha.ServiceInfo{Phase: phase, Pid: pid, Restarts: s.term.count, Since: time.Now(), Detail: detail}
+	if old := s.info.Load(); old != nil && old.Phase == phase {
+		i.Since = old.Since
+	}
+	if s.guard != nil {
+		i.GuardPid = s.guard.Pid()
+	}
+	s.info.Store(&i)
+}
