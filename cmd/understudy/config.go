@@ -46,12 +46,7 @@ func newConfigCheckCommand(g *globals) *cobra.Command {
 		Args:  atMostOneFile,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			file := g.fileOr(args)
-			src, warn, err := flags.sources(file)
-			if err == nil {
-				var more config.Warnings
-				_, more, err = config.LoadFrom(src)
-				warn = append(warn, more...)
-			}
+			_, warn, err := flags.load(file)
 			return g.reportCheck(cmd, file, warn, err)
 		},
 	}

@@ -59,10 +59,10 @@ func (c *configFlags) sources(file string) (config.Sources, config.Warnings, err
 	return src, warn, nil
 }
 
-// load reads and validates the configuration a node would run with. Print the
-// warnings also when there is an error.
-func (c *configFlags) load(g *globals) (*config.Config, config.Warnings, error) {
-	src, warn, err := c.sources(g.configPath())
+// load reads and validates the configuration a node would run with; file is
+// g.configPath() as a rule. There may be warnings also when there is an error.
+func (c *configFlags) load(file string) (*config.Config, config.Warnings, error) {
+	src, warn, err := c.sources(file)
 	if err != nil {
 		return nil, warn, err
 	}
@@ -76,12 +76,12 @@ func (c *configFlags) load(g *globals) (*config.Config, config.Warnings, error) 
 func (g *globals) clientConfig() (*config.Config, error) {
 	path := g.configPath()
 	if path == "" {
-		return nil, nil //nolint:nilnil // documented above
+		return nil, nil
 	}
 	conf, _, err := config.Read(config.Sources{File: path, Environ: os.Environ()})
 	if err != nil {
 		if g.config == "" {
-			return nil, nil //nolint:nilnil,nilerr // documented above
+			return nil, nil
 		}
 		return nil, err
 	}

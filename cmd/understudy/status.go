@@ -156,7 +156,7 @@ func words(ms int64) string {
 	case d < time.Second:
 		return strconv.FormatInt(ms, 10) + "ms"
 	case d < time.Minute:
-		return strconv.FormatFloat(float64(ms)/1000, 'f', 1, 64) + "s"
+		return strings.TrimSuffix(strconv.FormatFloat(float64(ms)/1000, 'f', 1, 64), ".0") + "s"
 	default:
 		return d.Round(time.Second).String()
 	}
@@ -274,7 +274,7 @@ func (w *watchFlags) run(cmd *cobra.Command, look func(context.Context) error) e
 		}
 		err := look(ctx)
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // interrupted: that is how a watch ends
+			return nil // interrupted: that is how a watch ends
 		}
 		if err != nil {
 			if !transient(err) {

@@ -276,8 +276,8 @@ func (l *loader) environ(environ []string) {
 	slices.Sort(names)
 	for _, kv := range environ {
 		name, value, _ := strings.Cut(kv, "=")
-		if !strings.HasPrefix(name, envPrefix) {
-			continue
+		if !strings.HasPrefix(name, envPrefix) || value == "" {
+			continue // set to nothing is how wrappers leave a variable out
 		}
 		if key, ok := byName[name]; ok {
 			l.override(Override{key, value, "environment " + name})
@@ -442,7 +442,7 @@ func scalars(n *yaml.Node) ([]string, bool) {
 // stringMap returns nil when n is not a map of words.
 func stringMap(n *yaml.Node) (map[string]string, error) {
 	if n.Kind != yaml.MappingNode {
-		return nil, nil //nolint:nilnil // documented above
+		return nil, nil
 	}
 	m := map[string]string{}
 	for i := 0; i+1 < len(n.Content); i += 2 {
