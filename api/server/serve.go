@@ -14,17 +14,21 @@ import (
 	"go.uber.org/zap"
 )
 
-// Limits of one connection. A slow route lifts the read and write limits for
-// its own request.
-const (
-	headerTimeout  = 5 * time.Second
-	readTimeout    = 30 * time.Second
-	writeTimeout   = 30 * time.Second
-	idleTimeout    = 2 * time.Minute
-	maxHeaderBytes = 32 << 10
-	// stopGrace is how long requests under way may take once the server stops.
-	stopGrace = 3 * time.Second
-)
+// limits of one connection. A slow route lifts read and write for its own
+// request.
+type limits struct {
+	header, read, write, idle time.Duration
+	grace                     time.Duration // for requests under way once the server stops
+}
+
+func defaultLimits() limits {
+	return limits{
+		header: 5 * time.Second, read: 30 * time.Second, write: 30 * time.Second, idle: 2 * time.Minute,
+		grace: 3 * time.Second,
+	}
+}
+
+const maxHeaderBytes = 32 << 10
 
 // Listen opens the address for Serve. Its errors name the address and say what
 // to do.
@@ -51,16 +55,20 @@ func Listen(ctx context.Context, addr string) (net.Listener, error) {
 // everything it started has ended. With tlsConfig nil it speaks plain HTTP.
 // It returns nil after an orderly stop. The listener is closed in any case.
 func Serve(ctx context.Context, ln net.Listener, h http.Handler, tlsConfig *tls.Config, logger *zap.Logger) error {
+	return serve(ctx, ln, h, tlsConfig, logger, defaultLimits())
+}
+
+func serve(ctx context.Context, ln net.Listener, h http.Handler, tlsConfig *tls.Config, logger *zap.Logger, lim limits) error {
 	if logger == nil {
 		logger = zap.NewNop()
 	}
 	srv := &http.Server{
 		Handler:           h,
 		TLSConfig:         tlsConfig,
-		ReadHeaderTimeout: headerTimeout,
-		ReadTimeout:       readTimeout,
-		WriteTimeout:      writeTimeout,
-		IdleTimeout:       idleTimeout,
+		ReadHeaderTimeout: lim.header,
+		ReadTimeout:       lim.read,
+		WriteTimeout:      lim.write,
+		IdleTimeout:       lim.idle,
 		MaxHeaderBytes:    maxHeaderBytes,
 		// What clients do wrong (port scans, handshakes given up) is not news.
 		ErrorLog: log.New(debugWriter{logger}, "", 0),
@@ -79,7 +87,7 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler, tlsConfig *tls.
 		return fmt.Errorf("serve %s: %w", ln.Addr(), err)
 	case <-ctx.Done():
 	}
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), lim.grace)
 	defer cancel()
 	if err := srv.Shutdown(grace); err != nil {
 		logger.Debug("requests were cut off at the end", zap.Error(err))
