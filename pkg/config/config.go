@@ -58,7 +58,6 @@ type HA struct {
 	HotStandby               bool          `yaml:"hotStandby"`                                      // AUTO nodes follow as HOT_STANDBY
 	AutoInit                 bool          `yaml:"autoInit"`                                        // a node may make the plane (R0)
 	FailFast                 bool          `yaml:"failFast"`                                        // exit 4 when the store can not be reached at start
-	StateCompat              bool          `yaml:"stateCompat"`                                     // MASTER from the moment of the claim, as Brooklyn
 	InactiveNodeRemoval      time.Duration `yaml:"inactiveNodeRemoval"`                             // silent nodes are forgotten after this; 0: never
 }
 
@@ -109,7 +108,7 @@ type Service struct {
 // Ready is the section "service.ready": at most one of the three; with none
 // the service is ready when it has been alive for StartGrace.
 type Ready struct {
-	HTTP string   `yaml:"http"` // URL that answers 2xx
+	HTTP string   `yaml:"http"` // URL that answers below 400
 	TCP  string   `yaml:"tcp"`  // host:port that accepts
 	Exec []string `yaml:"exec"` // command that exits 0
 }
