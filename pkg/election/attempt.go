@@ -8,9 +8,10 @@ import (
 
 // attempt is one compare-and-swap that was sent and may have been applied.
 type attempt struct {
-	id    lease.WriteID
-	value lease.Value
-	t0    lease.Instant // R3: read before the first byte was sent
+	id     lease.WriteID
+	value  lease.Value
+	t0     lease.Instant // R3: read before the first byte was sent
+	timing Timing        // R13: of the term it is made in
 }
 
 // writer keeps the attempts from one version of the register. All of them
@@ -53,7 +54,11 @@ func (m *Machine) send(v lease.Value, until time.Duration) {
 	} else {
 		v.WriteID = m.cfg.Random.WriteID()
 	}
-	w.open = append(w.open, attempt{id: v.WriteID, value: v, t0: m.now})
+	timing := m.cfg.Timing
+	if m.reign != nil {
+		timing = m.reign.timing
+	}
+	w.open = append(w.open, attempt{id: v.WriteID, value: v, t0: m.now, timing: timing})
 	w.pending, w.sent, w.any = v.WriteID, m.now, true
 	m.act(Write{Old: w.base, Value: v, Until: until})
 }
@@ -94,6 +99,9 @@ func (m *Machine) writeDone(ev WriteDone) {
 // settle compares what a read returned with what this node wrote.
 func (m *Machine) settle(version string, v lease.Value) {
 	w, own := &m.w, v.Incarnation == m.cfg.Incarnation
+	if m.reign != nil && m.reign.foreign {
+		return // a foreign value was seen: nothing of ours is open any more
+	}
 	if own {
 		if a, ok := w.find(v.WriteID); ok {
 			m.confirm(a, version)
@@ -139,7 +147,7 @@ func (m *Machine) confirm(a attempt, version string) {
 	}
 	w.rebase(version, a.value.At())
 	if a.value.Newer(lease.Value{Term: m.high.Term, Seq: m.high.Seq}) {
-		m.high = a.value.At()
+		m.raise(a.value)
 	}
 	r := m.reign
 	switch {
@@ -149,6 +157,9 @@ func (m *Machine) confirm(a attempt, version string) {
 		m.endReign(r, a, version)
 	default:
 		r.value, r.t0, r.late = a.value, a.t0, false
+		if r.over && m.cfg.Without.off(WithoutStickiness) {
+			r.over, r.started, r.stopped, r.empty, r.readBack, r.code = false, false, false, false, true, ""
+		}
 		m.arm(r)
 	}
 }

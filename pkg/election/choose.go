@@ -26,7 +26,23 @@ func compare(a, b Candidate) int {
 	if c := cmp.Compare(b.Priority, a.Priority); c != 0 {
 		return c
 	}
-	va, vb := parseVersion(a.Version), parseVersion(b.Version)
+	if a.Version != b.Version {
+		if c := compareVersions(a.Version, b.Version); c != 0 {
+			return c
+		}
+	}
+	if ha, hb := a.State == lease.StateHotStandby, b.State == lease.StateHotStandby; ha != hb {
+		if ha {
+			return -1
+		}
+		return 1
+	}
+	return cmp.Compare(a.Node, b.Node)
+}
+
+// compareVersions puts releases before pre-releases, then higher before lower.
+func compareVersions(a, b string) int {
+	va, vb := parseVersion(a), parseVersion(b)
 	if va.pre != vb.pre {
 		if va.pre {
 			return 1
@@ -36,16 +52,7 @@ func compare(a, b Candidate) int {
 	if c := slices.Compare(vb.parts, va.parts); c != 0 {
 		return c
 	}
-	if c := strings.Compare(vb.tail, va.tail); c != 0 {
-		return c
-	}
-	if ha, hb := a.State == lease.StateHotStandby, b.State == lease.StateHotStandby; ha != hb {
-		if ha {
-			return -1
-		}
-		return 1
-	}
-	return cmp.Compare(a.Node, b.Node)
+	return strings.Compare(vb.tail, va.tail)
 }
 
 // Rank is the number of candidates that come before self.

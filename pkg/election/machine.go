@@ -56,11 +56,12 @@ type Machine struct {
 	keeping bool   // a Remember is under way
 	keepErr lease.Instant
 
-	watch watch    // the register as it was last read
-	high  Position // highest value ever seen
-	w     writer   // own attempts
-	reign *reign   // nil while this node does not hold the register
-	claim claim    // the claim being prepared or made
+	watch     watch         // the register as it was last read
+	high      Position      // highest value ever seen
+	highLease time.Duration // longest lease ever seen
+	w         writer        // own attempts
+	reign     *reign        // nil while this node does not hold the register
+	claim     claim         // the claim being prepared or made
 
 	reading   bool
 	readSent  lease.Instant // start of the read under way, or of the last one
@@ -227,9 +228,12 @@ func (m *Machine) handle(ev Event) {
 			m.leave(r, leaving{why: ev.Why, to: ev.To, holdOff: ev.HoldOff})
 		}
 	case SetPaused:
-		m.pausedWish = "off"
-		if ev.Paused {
+		switch {
+		case m.reign == nil: // only a master can write it
+		case ev.Paused:
 			m.pausedWish = "on"
+		default:
+			m.pausedWish = "off"
 		}
 	case SetTimeout:
 		m.cfg.Timing = ev.Timing
@@ -311,7 +315,7 @@ func (m *Machine) remember(a Remember) {
 func (m *Machine) remembered(ev Remembered) {
 	m.keeping = false
 	if ev.Failed != "" {
-		m.keepErr = m.now
+		m.keepErr, m.claim.keeping = m.now, 0
 		m.trouble = trouble{ReasonForgetful, "the data directory does not take what this node must remember before it may claim: " + ev.Failed}
 		m.note(NoteForgetful, ev.Term, ev.Failed)
 		return

@@ -32,15 +32,17 @@ type reign struct {
 	served  bool // was MASTER at least once
 	late    bool // NoteLate was given for the present renewal
 
-	leaving *leaving
-	leftAt  lease.Instant
-	over    bool
-	overWhy string
-	code    string // reason code of the end
-	foreign bool   // a foreign value follows: nothing to release
-	stopped bool   // Stop was sent
-	empty   bool
-	stuck   bool
+	leaving   *leaving
+	leftAt    lease.Instant
+	over      bool
+	overWhy   string
+	code      string // reason code of the end
+	foreign   bool   // a foreign value follows: nothing to release
+	stopped   bool   // Stop was sent
+	stoppedAt lease.Instant
+	killed    bool // KillGuard was sent
+	empty     bool
+	stuck     bool
 }
 
 // leaving is a planned end.
@@ -60,8 +62,8 @@ func (m *Machine) reignOf(t lease.Term) *reign {
 
 // beginReign: the register holds our claim. Beat 0 is the claim itself.
 func (m *Machine) beginReign(a attempt, _ string) {
-	r := &reign{term: a.value.Term, value: a.value, t0: a.t0, timing: m.cfg.Timing}
-	m.reign, m.claim = r, claim{}
+	r := &reign{term: a.value.Term, value: a.value, t0: a.t0, timing: a.timing}
+	m.reign, m.claim, m.decided = r, claim{}, true
 	m.note(NoteClaimed, r.term, "")
 	m.arm(r)
 	if ok, _, why := m.electable(); !ok {
@@ -108,7 +110,11 @@ func (r *reign) base() lease.Instant {
 // expire ends what the present instant has ended.
 func (m *Machine) expire() {
 	r := m.reign
-	if r == nil || r.over {
+	if r == nil {
+		return
+	}
+	if r.over {
+		m.expireStop(r)
 		return
 	}
 	t := r.timing
@@ -126,9 +132,29 @@ func (m *Machine) expire() {
 	if r.owed && m.spent(r.quiet, t.AckLimit()) && !m.cfg.Without.off(WithoutG1) {
 		m.giveUp(r, ReasonLeaseLost, "the guard did not acknowledge a deadline")
 		m.note(NoteGuardSilent, r.term, r.overWhy)
-		m.act(KillGuard{Term: r.term, Why: r.overWhy})
-		r.stopped = true
+		m.killGuard(r, r.overWhy)
 	}
+}
+
+// expireStop looks after a stop that nobody answers: a guard that froze with
+// the lease running down owes no acknowledgement, so only the missing end of
+// the service tells (G1). It comes after the guard's own KILL and before the
+// end of the right to serve, and not before the guard had time to answer.
+func (m *Machine) expireStop(r *reign) {
+	t := r.timing
+	if !r.stopped || r.empty || r.killed || m.cfg.Without.off(WithoutG1) {
+		return
+	}
+	late, asked := m.spent(r.base(), (t.KillAfter()+t.End())/2), m.spent(r.stoppedAt, t.AckLimit())
+	if late && asked {
+		m.note(NoteGuardSilent, r.term, "the service was not proven gone in time")
+		m.killGuard(r, "the service was not proven gone in time")
+	}
+}
+
+func (m *Machine) killGuard(r *reign, why string) {
+	m.act(KillGuard{Term: r.term, Why: why})
+	r.stopped, r.killed, r.stoppedAt = true, true, m.now
 }
 
 func (m *Machine) storeWord() string {
@@ -216,13 +242,16 @@ func (m *Machine) progressReign(r *reign) {
 		m.act(Start{Term: r.term, Reason: m.claimReason(r), Until: t.StopAfter() - m.now.Longest(r.base())})
 	}
 	if !r.stopped && !r.empty && (r.over || (r.leaving != nil && m.drained(r))) {
-		r.stopped = true
+		r.stopped, r.stoppedAt = true, m.now
 		why := r.overWhy
 		if !r.over {
 			why = r.leaving.why
 		}
 		m.note(NoteStopping, r.term, why)
 		m.act(Stop{Term: r.term, Why: why})
+	}
+	if r.over && r.empty && !r.foreign && m.forgotten() {
+		m.demote(r, m.watch.value)
 	}
 	if r.foreign {
 		if r.empty {
@@ -231,6 +260,14 @@ func (m *Machine) progressReign(r *reign) {
 		return
 	}
 	m.progressWrite(r)
+}
+
+// forgotten reports whether the store went back in time, past this reign, and
+// stayed there for as long as anybody could have held a lease: the release has
+// nothing to replace any more (R15).
+func (m *Machine) forgotten() bool {
+	x := &m.watch
+	return x.known && x.past && m.waited(x.first, m.staleAfter())
 }
 
 // drained reports whether a planned end may stop the service: clients had
@@ -250,7 +287,9 @@ func (m *Machine) progressWrite(r *reign) {
 		return
 	}
 	release := r.empty || (m.cfg.Without.off(WithoutR9) && r.stopped)
-	renew := !release && r.readBack && (!r.over || (m.cfg.Without.off(WithoutStickiness) && !r.stopped))
+	again := m.cfg.Without.off(WithoutStickiness) && r.over && r.code == ReasonLeaseLost
+	release = release && !again
+	renew := !release && r.readBack && (!r.over || again)
 	if !release && !renew {
 		return
 	}
@@ -270,7 +309,7 @@ func (m *Machine) progressWrite(r *reign) {
 		if r.leaving != nil {
 			v.To = r.leaving.to
 		}
-	} else {
+	} else if !again {
 		limit = max(r.timing.StopAfter()-m.now.Longest(r.base()), 1)
 		if m.cfg.Without.off(WithoutR13) {
 			v.Lease = r.timing.Timeout

@@ -20,12 +20,23 @@ type watch struct {
 	past    bool          // R15: lower than a value seen before; counts as held
 	first   lease.Instant // completion of the first read that returned it
 	last    lease.Instant // completion of the latest read that returned it
+	unread  bool          // it is our own release, and no read has shown it yet
 	moves   int           // values written by a holder while we watched
 	jitter  time.Duration
 	alarmed bool
 }
 
 func (x *watch) held() bool { return x.value.Held || x.past }
+
+// staleAfter is how long the watched value must have stood still before it may
+// be taken from a holder. A value from the past says nothing of the lease that
+// the store has forgotten, so the longest one that was seen counts then.
+func (m *Machine) staleAfter() time.Duration {
+	if m.watch.past {
+		return m.cfg.Timing.ClaimAfter(max(m.watch.value.Lease, m.highLease))
+	}
+	return m.cfg.Timing.ClaimAfter(m.watch.value.Lease)
+}
 
 // claim is a claim in preparation: the version it takes and the term it takes
 // it at, which must be durable before the first attempt is sent.
@@ -91,7 +102,7 @@ func (m *Machine) see(version string, v lease.Value, byRead bool) {
 	past := m.high.After(v.At()) && !m.cfg.Without.off(WithoutR15)
 	switch {
 	case !x.known || x.version != version:
-		fresh := watch{known: true, version: version, value: v, past: past, first: m.now}
+		fresh := watch{known: true, version: version, value: v, past: past, first: m.now, last: m.now, unread: true}
 		if x.known && v.Newer(x.value) && v.Held && v.Holder != "" {
 			fresh.moves = x.moves + 1 // somebody is alive: it wrote while we watched
 			if m.cfg.Without.off(WithoutR6) && v.Term == x.value.Term {
@@ -110,8 +121,8 @@ func (m *Machine) see(version string, v lease.Value, byRead bool) {
 		x.alarmed = true
 		m.note(NoteRollback, v.Term, fmt.Sprintf("the store holds term %d although term %d was seen: it was rolled back or restored", v.Term, m.high.Term))
 	}
-	x.last = m.now
 	if byRead {
+		x.last, x.unread = m.now, false
 		m.lastRead, m.readOK = m.now, true
 	}
 	if v.At().After(m.high) {
@@ -120,8 +131,14 @@ func (m *Machine) see(version string, v lease.Value, byRead bool) {
 				m.note(NoteAlarm, v.Term, "the register holds a value of this very run that it never wrote")
 			}
 		}
-		m.high = v.At()
+		m.raise(v)
 	}
+}
+
+// raise takes note of the highest value seen.
+func (m *Machine) raise(v lease.Value) {
+	m.highLease = max(m.highLease, v.Lease)
+	m.high = v.At()
 }
 
 func holderWord(v lease.Value) string {
@@ -229,7 +246,7 @@ func (m *Machine) decide() {
 		switch {
 		case live:
 			m.decided = true
-		case x.held() && !m.waited(x.first, t.ClaimAfter(x.value.Lease)):
+		case x.held() && !m.waited(x.first, m.staleAfter()):
 		case !x.held() && !m.waited(x.first, t.ReadGap()): // a hand-over may be under way
 		default:
 			m.quit(3, fmt.Sprintf("no existing master; cannot start as %s", m.cfg.Mode))
@@ -278,7 +295,7 @@ func (m *Machine) claimable() bool {
 	case x.held() && m.isFormer(x.value):
 		wait = t.ProofWatch()
 	case x.held():
-		wait = t.ClaimAfter(x.value.Lease) + stagger
+		wait = m.staleAfter() + stagger
 	case x.value.To == m.cfg.Node:
 	case x.value.To != "":
 		wait = t.Takeover + stagger
@@ -294,8 +311,8 @@ func (m *Machine) claimable() bool {
 	if m.cfg.Without.off(WithoutR6Gap) {
 		return true
 	}
-	if m.now.Longest(x.last) >= t.ReadGap() {
-		m.wantRead() // R6: the last sight is too old to act on
+	if x.unread || m.now.Longest(x.last) >= t.ReadGap() {
+		m.wantRead() // R6: the last sight is too old to act on, or was none
 		return false
 	}
 	return true
@@ -333,7 +350,7 @@ func (m *Machine) progressClaim() {
 	if len(w.open) > 0 && !m.spent(w.sent, m.cfg.Timing.Heartbeat/5) {
 		return
 	}
-	if m.claim.base != x.version {
+	if m.claim.base != x.version || m.claim.term <= m.high.Term {
 		m.claim = claim{base: x.version, term: max(x.value.Term, m.durable.term, m.high.Term) + 1}
 	}
 	if m.durable.claim != m.claim.term || m.durable.plane != m.plane {
