@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -151,13 +152,23 @@ func report(w io.Writer, err error) int {
 		refused *client.StatusError
 	)
 	if errors.As(err, &nobody) {
-		text += ". Is the daemon running there? Start it with 'understudy server', or name another node with --endpoint"
+		text += ". " + reachRemedy(nobody)
 	}
 	if errors.As(err, &refused) && refused.Code == http.StatusUnauthorized {
 		text = fmt.Sprintf("%s wants a user and a password, or other ones: give --user and --password-file (or UNDERSTUDY_USER and UNDERSTUDY_PASSWORD); --config finds those of a node of this host", refused.Endpoint)
 	}
 	fmt.Fprintf(w, "understudy: %s\n", text)
 	return code
+}
+
+func reachRemedy(e *client.UnreachableError) string {
+	for _, a := range e.Attempts {
+		var cert *tls.CertificateVerificationError
+		if errors.As(a.Err, &cert) {
+			return "Trust its certificate with --cacert FILE (tls.crt in that node's dataDir), or any with --insecure"
+		}
+	}
+	return "Is the daemon running there? Start it with 'understudy server', or name another node with --endpoint"
 }
 
 // oneLine keeps messages of libraries from spreading over several lines.

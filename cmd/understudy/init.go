@@ -121,7 +121,7 @@ func initPlane(ctx context.Context, stderr io.Writer, loc config.Location, lengt
 		fmt.Fprintf(stderr, "understudy: warning: %s\n", oneLine(w))
 	}
 	if limits.Local {
-		fmt.Fprintf(stderr, "understudy: warning: %s is local to this machine (%s), so nodes elsewhere can not take over; nodes accept it with store.allowLocal only\n", loc, limits.LocalWhy)
+		fmt.Fprintf(stderr, "understudy: warning: %s is local to this machine (%s): no other machine sees it, so nodes elsewhere can not take over\n", loc, limits.LocalWhy)
 	}
 	return value.Plane, nil
 }

@@ -87,7 +87,7 @@ func (r statusReport) draw(s *screen) {
 		{{text: "node"}, {text: r.NodeID}, stateCell(r.State), {text: r.condition()}},
 		plainCells("plane", deref(r.Plane.PlaneID), fmt.Sprintf("term %d", r.Plane.Term), r.mastership()),
 		plainCells("store", r.Metrics.Persist.Kind, fmt.Sprintf("%d ms", r.Metrics.Persist.LatencyMs), r.storeWords()),
-		plainCells("timing", "T "+words(r.Metrics.HighAvailability.HeartbeatTimeout), "beat "+words(r.Metrics.HighAvailability.PollPeriod), "up "+r.Metrics.Uptime),
+		plainCells("timing", "T "+words(r.Metrics.HighAvailability.HeartbeatTimeout), "poll "+words(r.Metrics.HighAvailability.PollPeriod), "up "+r.Metrics.Uptime),
 	}
 	s.table(rows)
 	if own.Why != nil && *own.Why != "" {
