@@ -47,6 +47,9 @@ type daemon struct {
 
 	force      bool // mode DISABLED although the plane is alive
 	passOutput bool // the service writes to this process' stdout and stderr
+	noUsers    bool // REST answers health paths only
+	wrap       func(ha.Service) ha.Service
+	status     func() *ha.Status // once there is a node
 }
 
 // runNode puts a node together, runs it until ctx ends or it has to, and takes
@@ -61,6 +64,7 @@ func runNode(ctx context.Context, d *daemon) (err error) {
 	if err != nil {
 		return err
 	}
+	d.status = node.Status
 	pid := filepath.Join(d.cfg.DataDir, "pid.txt")
 	if err := os.WriteFile(pid, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644); err != nil { //nolint:gosec // anybody may know it
 		return fmt.Errorf("pid file: %w", err)
@@ -98,8 +102,10 @@ func (d *daemon) prepare(ctx context.Context) error {
 	if err = os.MkdirAll(d.cfg.DataDir, 0o700); err != nil {
 		return exitf(exitUsage, "dataDir: %w", err)
 	}
-	if d.lock, err = d.lockDir(ctx); err != nil {
-		return err
+	if d.lock == nil {
+		if d.lock, err = d.lockDir(ctx); err != nil {
+			return err
+		}
 	}
 	if d.dir, err = ha.OpenDir(d.cfg.DataDir); err != nil {
 		return exitf(exitUsage, "%w", err)
@@ -129,8 +135,13 @@ func (d *daemon) prepare(ctx context.Context) error {
 	if err = d.prepareAuth(); err != nil {
 		return exitf(exitUsage, "%w", err)
 	}
-	d.service, err = d.newService(ctx)
-	return err
+	if d.service, err = d.newService(ctx); err != nil {
+		return err
+	}
+	if d.wrap != nil {
+		d.service = d.wrap(d.service)
+	}
+	return nil
 }
 
 // lockDir locks the data directory. The guard of a daemon that died holds it
@@ -237,6 +248,7 @@ func (d *daemon) prepareAuth() error {
 	a := d.cfg.Server.Auth
 	var err error
 	switch {
+	case d.noUsers:
 	case a.Htpasswd != "":
 		d.auth, err = server.LoadHTPasswd(a.Htpasswd)
 	case a.User != "":
