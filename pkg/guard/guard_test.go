@@ -25,8 +25,8 @@ var stubbornNames = []string{"main", "child", "escaped"}
 
 func TestDeadlineKillsWhileDaemonIsStopped(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, v variant) {
-		d := startDaemon(t, v)
+	each(t, func(d *daemon) {
+		t := d.t
 		const stop, kill, end = 1500 * time.Millisecond, 2 * time.Second, 3 * time.Second
 		d.serve(1, stubborn())
 		t0 := boot()
@@ -53,8 +53,8 @@ func TestDeadlineKillsWhileDaemonIsStopped(t *testing.T) {
 
 func TestTermAtStopIsEnoughForTheWellBehaved(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, v variant) {
-		d := startDaemon(t, v)
+	each(t, func(d *daemon) {
+		t := d.t
 		d.serve(1, service{ExitCode: 7, Linger: 100 * time.Millisecond, Children: []service{{Name: "child", Linger: 300 * time.Millisecond}, {Name: "escaped", Detach: true, Linger: 300 * time.Millisecond}}})
 		d.tell(order{Do: opStop, Term: 1})
 		if e := d.wait(Exited); e.Exit != 7 {
@@ -74,8 +74,8 @@ func TestTermAtStopIsEnoughForTheWellBehaved(t *testing.T) {
 
 func TestDaemonKilled(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, v variant) {
-		d := startDaemon(t, v)
+	each(t, func(d *daemon) {
+		t := d.t
 		d.serve(5, stubborn())
 		killed := boot()
 		d.kill9(d.proc.Pid)
@@ -98,8 +98,8 @@ func TestDaemonKilled(t *testing.T) {
 // The KILL of a dead daemon's service never comes later than the deadline's.
 func TestDaemonKilledJustBeforeDeadline(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, v variant) {
-		d := startDaemon(t, v)
+	each(t, func(d *daemon) {
+		t := d.t
 		d.serve(1, stubborn())
 		d.tell(order{Do: opArm, Term: 1, Ago: time.Hour - 300*time.Millisecond, Stop: time.Hour, Kill: time.Hour, End: time.Hour + time.Second})
 		d.wait(Armed)
@@ -115,8 +115,8 @@ func TestDaemonKilledJustBeforeDeadline(t *testing.T) {
 
 func TestGuardKilled(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, v variant) {
-		d := startDaemon(t, v)
+	each(t, func(d *daemon) {
+		t := d.t
 		d.serve(1, stubborn())
 		tr, _, _ := LoadTree(d.dir)
 		if gone, _ := tr.Gone(); gone {
@@ -142,8 +142,8 @@ func TestGuardKilled(t *testing.T) {
 
 func TestDaemonAndGuardKilled(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, v variant) {
-		d := startDaemon(t, v)
+	each(t, func(d *daemon) {
+		t := d.t
 		d.serve(1, stubborn())
 		killed := boot()
 		d.kill9(d.proc.Pid)
@@ -158,8 +158,7 @@ func TestDaemonAndGuardKilled(t *testing.T) {
 
 func TestGuardAndShimKilled(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, v variant) {
-		d := startDaemon(t, v)
+	each(t, func(d *daemon) {
 		d.serve(1, service{IgnoreTerm: true})
 		shim := d.shim()
 		d.kill9(d.guard)
@@ -169,10 +168,38 @@ func TestGuardAndShimKilled(t *testing.T) {
 	})
 }
 
+// A daemon that is a subreaper finds what outlived guard and shim.
+func TestSweep(t *testing.T) {
+	t.Parallel()
+	for _, v := range variants() {
+		v.adopt = true
+		t.Run(strings.ReplaceAll(v.name, " ", "-"), func(t *testing.T) {
+			t.Parallel()
+			d := startDaemon(t, v)
+			d.serve(1, stubborn())
+			shim := d.shim()
+			signalOf(t, shim, unix.SIGSTOP) // or it would do its work in between
+			d.kill9(d.guard)
+			d.wait(Lost)
+			if v.isolation == IsolationGroup {
+				if len(d.processes()) != 4 {
+					t.Errorf("nothing was left alive, the test shows nothing: %v", d.processes())
+				}
+				d.kill9(shim)
+			}
+			d.wait("swept")
+			d.dead(0, stubbornNames...)
+			if tree, _, _ := LoadTree(d.dir); v.isolation == IsolationGroup && !tree.Empty {
+				t.Error("not recorded")
+			}
+		})
+	}
+}
+
 func TestShimKilled(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, v variant) {
-		d := startDaemon(t, v)
+	each(t, func(d *daemon) {
+		t := d.t
 		d.serve(1, stubborn())
 		d.kill9(d.shim())
 		if e := d.wait(Exited); e.Exit != 137 {
@@ -191,8 +218,8 @@ func TestShimKilled(t *testing.T) {
 
 func TestMainExitsLeavingOthers(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, v variant) {
-		d := startDaemon(t, v)
+	each(t, func(d *daemon) {
+		t := d.t
 		s := stubborn()
 		s.ExitAfter, s.ExitCode = 300*time.Millisecond, 3
 		d.serve(1, s)
@@ -213,12 +240,11 @@ func TestMainExitsLeavingOthers(t *testing.T) {
 // starts again, whatever is asked or renewed afterwards.
 func TestNothingStartsAfterTheFirstSignal(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, v variant) {
-		d := startDaemon(t, v)
+	each(t, func(d *daemon) {
+		t := d.t
 		d.serve(7, service{Linger: 300 * time.Millisecond})
 		d.arm(7, 500*time.Millisecond, 5*time.Second, 10*time.Second)
 		signalOf(t, d.proc.Pid, unix.SIGSTOP)
-		_, _ = d.beat("main")
 		if !within(10*time.Second, func() bool { return len(d.processes()) == 1 }) {
 			t.Fatal("not stopped")
 		}
@@ -294,8 +320,8 @@ func TestRefusals(t *testing.T) {
 
 func TestNotExecutable(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, v variant) {
-		d := startDaemon(t, v)
+	each(t, func(d *daemon) {
+		t := d.t
 		script := filepath.Join(d.dir, "plain")
 		if err := os.WriteFile(script, []byte("#!/bin/sh\n"), 0o644); err != nil {
 			t.Fatal(err)
@@ -317,8 +343,8 @@ func TestNotExecutable(t *testing.T) {
 
 func TestTreeOf200(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, v variant) {
-		d := startDaemon(t, v)
+	each(t, func(d *daemon) {
+		t := d.t
 		d.arm(1, time.Minute, time.Minute, time.Minute)
 		script := `i=0; while [ $i -lt 100 ]; do sleep 1000.` + filepath.Base(d.dir)[9:] + ` & (setsid sleep 1000.` + filepath.Base(d.dir)[9:] + ` &) ; i=$((i+1)); done; echo > ` + d.dir + `/up; trap "" TERM; while :; do sleep 1; done`
 		d.tell(order{Do: opStart, Term: 1, RunID: 1, Argv: []string{"/bin/sh", "-c", script}})
@@ -341,8 +367,8 @@ func TestTreeOf200(t *testing.T) {
 
 func TestCloseEndsGuardAndService(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, v variant) {
-		d := startDaemon(t, v)
+	each(t, func(d *daemon) {
+		t := d.t
 		d.serve(1, service{})
 		d.tell(order{Do: opClose})
 		<-d.ended
@@ -381,8 +407,8 @@ func TestLockOutlivesTheDaemon(t *testing.T) {
 // any newer renewal.
 func TestGuardThatWokeLate(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, v variant) {
-		d := startDaemon(t, v)
+	each(t, func(d *daemon) {
+		t := d.t
 		d.serve(1, service{})
 		d.arm(1, 300*time.Millisecond, time.Second, 2*time.Second)
 		signalOf(t, d.guard, unix.SIGSTOP)
@@ -399,13 +425,13 @@ func TestGuardThatWokeLate(t *testing.T) {
 
 func TestLostIsSaid(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, v variant) {
-		d := startDaemon(t, v)
+	each(t, func(d *daemon) {
+		t := d.t
 		words := strings.Join(d.lost, "; ")
-		if (v.isolation == IsolationGroup) != strings.Contains(words, "process group") {
+		if (d.variant.isolation == IsolationGroup) != strings.Contains(words, "process group") {
 			t.Errorf("lost: %q", words)
 		}
-		if v.nobody != strings.Contains(words, "memory is not locked") {
+		if d.variant.nobody != strings.Contains(words, "memory is not locked") {
 			t.Errorf("lost: %q", words)
 		}
 	})

@@ -25,6 +25,10 @@ import (
 // daemon is a small one that does what the test tells it, and the service
 // records on disk that it is alive.
 func TestMain(m *testing.M) {
+	// Children built with -race would otherwise take a second to exit.
+	if os.Getenv("GORACE") == "" {
+		os.Setenv("GORACE", "atexit_sleep_ms=0")
+	}
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case GuardCommand:
@@ -105,7 +109,7 @@ func testService() int {
 	}
 	beat := time.NewTicker(5 * time.Millisecond)
 	for {
-		_, _ = f.WriteAt([]byte(fmt.Sprintf("%020d %010d\n", clock.Now().Boot, os.Getpid())), 0)
+		_, _ = f.WriteAt([]byte(fmt.Sprintf("%020d\n", clock.Now().Boot)), 0)
 		select {
 		case <-beat.C:
 		case <-end:
@@ -145,6 +149,7 @@ type order struct {
 type daemonOptions struct {
 	Dir       string
 	Isolation string
+	Adopt     bool
 }
 
 func testDaemon() int {
@@ -156,6 +161,11 @@ func testDaemon() int {
 	fail := func(err error) int {
 		_ = out.Encode(Event{Kind: "failed", Why: err.Error()})
 		return 1
+	}
+	if o.Adopt {
+		if err := Adopt(); err != nil {
+			return fail(err)
+		}
 	}
 	lock, err := LockDir(o.Dir)
 	if err != nil {
@@ -178,6 +188,14 @@ func testDaemon() int {
 	go func() {
 		for e := range c.Events() {
 			_ = out.Encode(e)
+		}
+		for o.Adopt {
+			tree, _, err := LoadTree(o.Dir)
+			if gone, _ := tree.Sweep(o.Dir); gone && err == nil {
+				_ = out.Encode(Event{Kind: "swept"})
+				return
+			}
+			time.Sleep(5 * time.Millisecond)
 		}
 	}()
 	in := bufio.NewScanner(os.Stdin)
@@ -211,44 +229,52 @@ type variant struct {
 	name      string
 	isolation string
 	nobody    bool
+	adopt     bool // the daemon is a subreaper
 }
 
 func variants() []variant {
 	if os.Getuid() != 0 {
-		return []variant{{"group", IsolationGroup, false}}
+		return []variant{{"group", IsolationGroup, false, false}}
 	}
 	return []variant{
-		{"root pid-namespace", IsolationPidNamespace, false},
-		{"root group", IsolationGroup, false},
-		{"user group", IsolationGroup, true},
-		{"user pid-namespace", IsolationPidNamespace, true},
+		{"root pid-namespace", IsolationPidNamespace, false, false},
+		{"root group", IsolationGroup, false, false},
+		{"user group", IsolationGroup, true, false},
+		{"user pid-namespace", IsolationPidNamespace, true, false},
 	}
 }
 
-func each(t *testing.T, f func(t *testing.T, v variant)) {
+// each runs a test for every variant, with a daemon started.
+func each(t *testing.T, f func(d *daemon)) {
 	t.Helper()
 	for _, v := range variants() {
 		t.Run(strings.ReplaceAll(v.name, " ", "-"), func(t *testing.T) {
 			t.Parallel()
-			f(t, v)
+			f(startDaemon(t, v))
 		})
 	}
 }
 
 // daemon is a running test daemon.
 type daemon struct {
-	t     *testing.T
-	dir   string
-	proc  *os.Process
-	ended chan struct{}
-	in    io.Writer
-	lines chan Event
-	guard int
-	lost  []string
-	seen  []Event
+	t       *testing.T
+	variant variant
+	dir     string
+	proc    *os.Process
+	ended   chan struct{}
+	in      io.Writer
+	lines   chan Event
+	guard   int
+	// Start times, to name them after their end.
+	started, guardStarted uint64
+	lost                  []string
+	seen                  []Event
 }
 
 const nobody = 65534
+
+// wait is how long a test waits for what must happen: only failures take it.
+const wait = 20 * time.Second
 
 // startDaemon starts a daemon with its guard. When the test ends, everything
 // is killed, and the test fails if anything is left.
@@ -258,7 +284,7 @@ func startDaemon(t *testing.T, v variant) *daemon {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &daemon{t: t, dir: dir, ended: make(chan struct{}), lines: make(chan Event, 1000)}
+	d := &daemon{t: t, variant: v, dir: dir, ended: make(chan struct{}), lines: make(chan Event, 1000)}
 	t.Cleanup(d.cleanup)
 	if err := os.Chmod(dir, 0o777); err != nil {
 		t.Fatal(err)
@@ -282,7 +308,7 @@ func (d *daemon) start(v variant) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, _ := json.Marshal(daemonOptions{Dir: d.dir, Isolation: v.isolation})
+	b, _ := json.Marshal(daemonOptions{Dir: d.dir, Isolation: v.isolation, Adopt: v.adopt})
 	d.proc, err = os.StartProcess(selfExe, []string{os.Args[0], "test-daemon", string(b)}, &os.ProcAttr{
 		Env: os.Environ(), Files: []*os.File{inR, outW, os.Stderr}, Sys: attr,
 	})
@@ -311,6 +337,7 @@ func (d *daemon) start(v variant) {
 	}()
 	e := d.wait(hello)
 	d.guard, d.lost = e.Pid, e.LostWords
+	d.started, d.guardStarted = startTime(d.proc.Pid), startTime(d.guard)
 	if e.Isolation != v.isolation {
 		t.Fatalf("isolation %q, want %q", e.Isolation, v.isolation)
 	}
@@ -404,7 +431,7 @@ func names(cs []service) (out []string) {
 // wait returns the next event of the kind, passing over others.
 func (d *daemon) wait(kinds ...EventKind) Event {
 	d.t.Helper()
-	limit := time.After(20 * time.Second)
+	limit := time.After(wait)
 	for {
 		select {
 		case e, ok := <-d.lines:
@@ -421,7 +448,7 @@ func (d *daemon) wait(kinds ...EventKind) Event {
 				d.t.Fatalf("daemon: %s", e.Why)
 			}
 		case <-limit:
-			d.t.Fatalf("no event %v within 20s", kinds)
+			d.t.Fatalf("no event %v within %v", kinds, wait)
 		}
 	}
 }
@@ -442,15 +469,15 @@ func (d *daemon) shim() int {
 	return tr.Shim
 }
 
-func (d *daemon) beat(name string) (boot int64, pid int) {
-	_, _ = fmt.Sscanf(readAll(filepath.Join(d.dir, name+".beat")), "%d %d", &boot, &pid)
-	return boot, pid
+func (d *daemon) beat(name string) (boot int64) {
+	_, _ = fmt.Sscanf(readAll(filepath.Join(d.dir, name+".beat")), "%d", &boot)
+	return boot
 }
 
 func (d *daemon) beating(names ...string) {
 	d.t.Helper()
 	for _, n := range names {
-		if !within(20*time.Second, func() bool { b, _ := d.beat(n); return b != 0 }) {
+		if !within(wait, func() bool { return d.beat(n) != 0 }) {
 			d.t.Fatalf("%s does not run", n)
 		}
 	}
@@ -459,8 +486,7 @@ func (d *daemon) beating(names ...string) {
 func (d *daemon) lastBeat(names ...string) time.Duration {
 	var last int64
 	for _, n := range names {
-		b, _ := d.beat(n)
-		last = max(last, b)
+		last = max(last, d.beat(n))
 	}
 	return time.Duration(last)
 }

@@ -67,7 +67,7 @@ func chooseIsolation(want string) (isolation, error) {
 	}
 	iso := isolation{kind: IsolationPidNamespace}
 	if err := probeNamespace(iso); err != nil {
-		return isolation{kind: IsolationGroup, lost: []string{fmt.Sprintf(groupLost, err.Error())}}, nil //nolint:nilerr // the reason is told in words
+		return isolation{kind: IsolationGroup, lost: []string{fmt.Sprintf(groupLost, err.Error())}}, nil
 	}
 	return iso, nil
 }

@@ -103,8 +103,8 @@ type run struct {
 func (g *guardian) loop() int {
 	for {
 		now := clock.Now()
-		if code, done := g.act(now); done {
-			return code
+		if g.act(now) {
+			return 0
 		}
 		g.wait(now)
 	}
@@ -176,7 +176,7 @@ func (g *guardian) killIn(now lease.Instant) time.Duration {
 }
 
 // act does whatever the present moment asks for. done ends the process.
-func (g *guardian) act(now lease.Instant) (code int, done bool) {
+func (g *guardian) act(now lease.Instant) (done bool) {
 	if g.armed.Term > g.stopped && now.Longest(g.armed.T0) >= g.armed.Stop {
 		g.beginStop(g.armed.Term, now, g.armed.Kill-g.armed.Stop, "the lease was not renewed in time", true)
 	}
@@ -189,14 +189,14 @@ func (g *guardian) act(now lease.Instant) (code int, done bool) {
 	if g.run != nil {
 		g.pressRun(now)
 	}
-	g.reap(now)
+	g.reap()
 	if g.run != nil {
-		return 0, false
+		return false
 	}
 	if g.daemonDead {
-		return 0, g.afterDaemon(now)
+		return g.afterDaemon(now)
 	}
-	return 0, g.closing
+	return g.closing
 }
 
 // beginStop begins the stop of a term: from here on it is refused for ever.
@@ -252,7 +252,7 @@ func (g *guardian) kill(r *run) {
 }
 
 // reap collects dead children. No child left proves the tree empty.
-func (g *guardian) reap(now lease.Instant) {
+func (g *guardian) reap() {
 	for {
 		pid, ws, none := reapAny()
 		switch {

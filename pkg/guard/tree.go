@@ -8,6 +8,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/understudy-ha/understudy/pkg/lease"
 )
@@ -105,6 +108,53 @@ func (t Tree) Gone() (gone bool, why string) {
 		return false, "the service ran without a PID namespace of its own and nobody saw its last process end"
 	case t.PidNS == 0 || namespaceInUse(t.PidNS):
 		return false, "a process lives in the service's PID namespace"
+	}
+	return true, ""
+}
+
+// Adopt makes this process the subreaper of all it starts, so that Sweep can
+// find what outlived both guard and shim. It is for a daemon whose only
+// children are guards and short checks: orphans of any other child would
+// become its zombies.
+func Adopt() error {
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("become a subreaper: %w", err)
+	}
+	return nil
+}
+
+// Sweep is Gone for a process that called Adopt before it started the guard
+// and has no children now: what the dead guard and the dead shim left fell to
+// it. It kills what it finds; call it again until it answers true. Then no
+// child is left, which proves the tree empty in group isolation too.
+func (t Tree) Sweep(dir string) (gone bool, why string) {
+	gone, why = t.Gone()
+	if gone || t.BootID == "" || t.BootID != bootID() || alive(t.Shim, t.ShimStart) {
+		return gone, why
+	}
+	killDescendants(os.Getpid())
+	pids, err := allPids()
+	if err != nil {
+		return false, err.Error()
+	}
+	for _, pid := range pids {
+		if s, err := readStat(pid); err != nil || s.ppid != os.Getpid() {
+			continue
+		}
+		// Only ours by number: a child can not change its pid unreaped.
+		if got, _ := syscall.Wait4(pid, nil, syscall.WNOHANG|unix.WALL, nil); got != pid {
+			why = fmt.Sprintf("pid %d of the service is alive", pid)
+		}
+	}
+	// A process whose parent died during the scan may have been missed: only
+	// the kernel knows that no child is left.
+	var si unix.Siginfo
+	if err := unix.Waitid(unix.P_ALL, 0, &si, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT|unix.WALL, nil); !errors.Is(err, unix.ECHILD) {
+		return false, why
+	}
+	if f, err := os.OpenFile(filepath.Join(dir, treeFile), os.O_RDWR, 0); err == nil {
+		markEmpty(f)
+		f.Close()
 	}
 	return true, ""
 }

@@ -136,8 +136,6 @@ const (
 	maxPending = 1 << 20 // bytes that wait for a peer who does not read
 )
 
-var errLineTooLong = errors.New("a message exceeds 4 MiB")
-
 // lineConn carries one JSON value per line over a non-blocking socket. It
 // never waits: what the peer does not take is kept up to maxPending bytes and
 // then dropped, because a frozen daemon must not hold up its guard.

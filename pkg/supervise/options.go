@@ -70,6 +70,11 @@ type Options struct {
 	GuardLogPath   string // local file; empty: stderr of this process
 	Exe            string
 
+	// Subreaper makes this process adopt what outlives guard and shim, so that
+	// their death together can be proven harmless without a PID namespace. For
+	// a daemon that starts no other children; see guard.Adopt.
+	Subreaper bool
+
 	Log *zap.Logger // nil: none
 }
 

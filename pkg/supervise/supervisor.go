@@ -112,6 +112,11 @@ func New(ctx context.Context, o Options) (*Supervisor, error) {
 		o: o, requests: make(chan func(), 64), closing: make(chan struct{}), done: make(chan struct{}),
 		spawned: make(chan spawned, 1), checked: make(chan checked, 1),
 	}
+	if o.Subreaper {
+		if err := guard.Adopt(); err != nil {
+			return nil, err
+		}
+	}
 	if err := s.openFiles(); err != nil {
 		s.closeFiles()
 		return nil, err
@@ -128,7 +133,7 @@ func New(ctx context.Context, o Options) (*Supervisor, error) {
 	// The loop outlives the call: it ends with Close.
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	s.show(phaseIdle, 0, "")
-	go s.loop()
+	go s.loop() //nolint:contextcheck // it ends with Close, not with the call that began it
 	return s, nil
 }
 
@@ -547,6 +552,8 @@ func (s *Supervisor) prove() {
 	switch {
 	case err != nil:
 		gone, why = false, err.Error()
+	case found && s.o.Subreaper:
+		gone, why = tree.Sweep(s.o.DataDir)
 	case found:
 		gone, why = tree.Gone()
 	}
