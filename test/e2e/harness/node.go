@@ -1,0 +1,417 @@
+package harness
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+	"golang.org/x/sys/unix"
+
+	"github.com/understudy-ha/understudy/api/v1"
+	"github.com/understudy-ha/understudy/test/e2e/intervals"
+	"github.com/understudy-ha/understudy/test/faultfs"
+)
+
+// Node is one node of a plane. It outlives its daemons: Start after an end is
+// a restart with the same data directory.
+type Node struct {
+	Name    string // of the test's own: n1, n2, ...
+	DataDir string
+	// Store is where this node sees the plane's directory: the directory
+	// itself, or the node's own faulty mount of it.
+	Store string
+	// Fault injects faults into this node's view of the store; nil unless
+	// Options.FaultFS.
+	Fault *faultfs.FS
+
+	plane    *Plane
+	settings map[string]any
+	port     int
+	mark     string
+	http     *http.Client
+
+	mu   sync.Mutex
+	proc *daemonProcess // the latest; nil before the first start
+}
+
+// daemonProcess is one run of a daemon.
+type daemonProcess struct {
+	cmd   *exec.Cmd
+	since intervals.Instant
+	done  chan struct{} // closed when it was reaped
+	code  int           // -1: by a signal; valid once done
+}
+
+func newNode(p *Plane, name string, settings map[string]any) *Node {
+	return &Node{
+		Name: name, DataDir: filepath.Join(p.Dir, name), Store: p.Store,
+		plane: p, settings: settings, port: freePort(p), mark: p.mark + "-" + name,
+		http: &http.Client{
+			Timeout: 2 * time.Second,
+			Transport: &http.Transport{
+				TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // self-signed, on loopback
+				DisableKeepAlives: true,                                  // a frozen daemon must not own our connections
+			},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}
+}
+
+// freePort finds a port beneath the range the kernel hands out, so that it is
+// still free when a node is restarted.
+func freePort(p *Plane) int {
+	p.t.Helper()
+	var lc net.ListenConfig
+	for range 200 {
+		port := 12000 + p.rand.IntN(18000)
+		l, err := lc.Listen(p.t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			l.Close()
+			return port
+		}
+	}
+	p.t.Fatal("no free port")
+	return 0
+}
+
+// Set changes a setting ("ha.failFast") for later starts.
+func (n *Node) Set(key string, value any) { n.settings[key] = value }
+
+// ConfigFile is the path of the node's configuration.
+func (n *Node) ConfigFile() string { return filepath.Join(n.plane.Dir, n.Name+".yaml") }
+
+func (n *Node) writeConfig() error {
+	all := map[string]any{
+		"persistenceDir":     n.Store,
+		"dataDir":            n.DataDir,
+		"server.listen":      fmt.Sprintf("127.0.0.1:%d", n.port),
+		"store.allowLocal":   true,
+		"service.command":    []string{Recorder()},
+		"service.drainDelay": "0s",
+		"log.level":          "debug",
+	}
+	env := map[string]string{"REC_DIR": n.plane.Records}
+	maps.Copy(env, n.plane.opt.ServiceEnv)
+	all["service.env"] = env
+	maps.Copy(all, n.plane.opt.Settings)
+	maps.Copy(all, n.settings)
+	b, err := yaml.Marshal(nest(all))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(n.ConfigFile(), b, 0o644) //nolint:gosec // the node may be another user
+}
+
+// nest makes a tree of dotted keys. A nil value leaves its key out.
+func nest(flat map[string]any) map[string]any {
+	tree := map[string]any{}
+	for _, key := range slices.Sorted(maps.Keys(flat)) {
+		if flat[key] == nil {
+			continue
+		}
+		at, path := tree, strings.Split(key, ".")
+		for _, k := range path[:len(path)-1] {
+			if _, ok := at[k].(map[string]any); !ok {
+				at[k] = map[string]any{}
+			}
+			at = at[k].(map[string]any)
+		}
+		at[path[len(path)-1]] = flat[key]
+	}
+	return tree
+}
+
+// Command prepares a call of the binary under test as this node's user, marked
+// as belonging to this node.
+func (n *Node) Command(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, Understudy(), args...)
+	cmd.Env = []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + n.plane.Dir, markVariable + "=" + n.mark,
+	}
+	cmd.Dir = "/"
+	cmd.SysProcAttr = attributes(n.plane.opt.UID)
+	return cmd
+}
+
+// Start starts the node's daemon, which must not be running. args are added
+// to the command line.
+func (n *Node) Start(args ...string) {
+	t := n.plane.t
+	t.Helper()
+	if n.Running() {
+		t.Fatalf("%s runs already", n.Name)
+	}
+	if err := n.start(args); err != nil {
+		t.Fatalf("start %s: %v", n.Name, err)
+	}
+}
+
+func (n *Node) start(args []string) error {
+	if err := n.writeConfig(); err != nil {
+		return err
+	}
+	log, err := os.OpenFile(n.logPath(), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	// Not the test's context: the daemon's end is the test's own business, and
+	// the cleanup's.
+	cmd := n.Command(context.Background(), append([]string{"server", "--config", n.ConfigFile()}, args...)...)
+	cmd.Stdout, cmd.Stderr = log, log
+	d := &daemonProcess{cmd: cmd, since: intervals.Now(), done: make(chan struct{})}
+	if err := onStarter(cmd.Start); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	n.proc = d
+	n.mu.Unlock()
+	go func() {
+		defer close(d.done)
+		_ = cmd.Wait() // the state has it all
+		d.code = cmd.ProcessState.ExitCode()
+	}()
+	return nil
+}
+
+func (n *Node) latest() *daemonProcess {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.proc
+}
+
+// Running reports whether the daemon was started and has not ended.
+func (n *Node) Running() bool {
+	d := n.latest()
+	if d == nil {
+		return false
+	}
+	select {
+	case <-d.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// Pid is the pid of the latest daemon.
+func (n *Node) Pid() int { return n.latest().cmd.Process.Pid }
+
+// WaitExit waits for the daemon's end and returns its exit code, -1 for a
+// signal.
+func (n *Node) WaitExit(within time.Duration) int {
+	n.plane.t.Helper()
+	d := n.latest()
+	select {
+	case <-d.done:
+	case <-time.After(within):
+		n.plane.t.Fatalf("%s did not end within %v", n.Name, within)
+	}
+	return d.code
+}
+
+// Processes lists what lives of the node.
+func (n *Node) Processes() []Process { return marked(n.mark) }
+
+// Find returns the node's only process of a role.
+func (n *Node) Find(r Role) Process {
+	n.plane.t.Helper()
+	ps := only(n.Processes(), []Role{r})
+	if len(ps) != 1 {
+		n.plane.t.Fatalf("%s has %d processes in the role of %s, want 1", n.Name, len(ps), r)
+	}
+	return ps[0]
+}
+
+// KillTree kills daemon, guard, shim and service with SIGKILL, as a power cut
+// would. The instant is from before the first signal.
+func (n *Node) KillTree() intervals.Instant {
+	n.plane.t.Helper()
+	return n.Kill(Everything...)
+}
+
+// Kill kills the processes of the given roles, which must be there, with
+// SIGKILL, all at once. The instant is from before the first signal.
+func (n *Node) Kill(roles ...Role) intervals.Instant {
+	n.plane.t.Helper()
+	ps := only(n.Processes(), roles)
+	if len(ps) == 0 {
+		n.plane.t.Fatalf("%s has no process in the roles of %v", n.Name, roles)
+	}
+	return killAtOnce(ps)
+}
+
+// Signal sends a signal to the node's daemon. The instant is from before it.
+func (n *Node) Signal(sig unix.Signal) intervals.Instant {
+	n.plane.t.Helper()
+	p := n.Find(Daemon)
+	at := intervals.Now()
+	p.signal(sig)
+	return at
+}
+
+// Stop asks the daemon to end in order and waits for it; it must exit with 0.
+// The instant is from before the signal.
+func (n *Node) Stop(within time.Duration) intervals.Instant {
+	n.plane.t.Helper()
+	at := n.Signal(unix.SIGTERM)
+	if code := n.WaitExit(within); code != 0 {
+		n.plane.t.Errorf("%s ended with %d after SIGTERM, want 0", n.Name, code)
+	}
+	return at
+}
+
+// WaitGone waits until nothing of the node lives.
+func (n *Node) WaitGone(within time.Duration) {
+	n.plane.t.Helper()
+	if !Poll(within, func() bool { return len(n.Processes()) == 0 }) {
+		n.plane.t.Fatalf("of %s there is still alive after %v: %v", n.Name, within, n.Processes())
+	}
+}
+
+// URL is the address of a path on this node.
+func (n *Node) URL(path string) string { return fmt.Sprintf("https://127.0.0.1:%d%s", n.port, path) }
+
+// Credentials are the user and password the node generated.
+func (n *Node) Credentials() (user, password string, err error) {
+	b, err := os.ReadFile(filepath.Join(n.DataDir, "credentials"))
+	if err != nil {
+		return "", "", err
+	}
+	user, password, ok := strings.Cut(strings.TrimSpace(string(b)), ":")
+	if !ok {
+		return "", "", errors.New("credentials: no colon")
+	}
+	return user, password, nil
+}
+
+// Reply is an answer of a node.
+type Reply struct {
+	Code   int
+	Header http.Header
+	Body   string
+}
+
+// Get asks the node with its credentials, within two seconds.
+func (n *Node) Get(path string) (Reply, error) {
+	user, password, err := n.Credentials()
+	if err != nil {
+		return Reply{}, err
+	}
+	return n.get(path, func(r *http.Request) { r.SetBasicAuth(user, password) })
+}
+
+// Probe asks a health path, without a password.
+func (n *Node) Probe(path string) (Reply, error) { return n.get(path, func(*http.Request) {}) }
+
+func (n *Node) get(path string, prepare func(*http.Request)) (Reply, error) {
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, n.URL(path), http.NoBody)
+	if err != nil {
+		return Reply{}, err
+	}
+	prepare(req)
+	res, err := n.http.Do(req)
+	if err != nil {
+		return Reply{}, err
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	return Reply{res.StatusCode, res.Header, string(b)}, err
+}
+
+// State is what the node says it is; empty when it does not answer.
+func (n *Node) State() v1.State {
+	r, err := n.Probe("/livez")
+	if err != nil {
+		return ""
+	}
+	return v1.State(r.Header.Get(v1.HeaderState))
+}
+
+// ID is the node's id, as services record it; empty before the first start.
+func (n *Node) ID() string {
+	var id struct {
+		Node string `json:"nodeId"`
+	}
+	_ = json.Unmarshal([]byte(text(filepath.Join(n.DataDir, "node.json"))), &id) // not there yet
+	return id.Node
+}
+
+// IsMaster reports whether the node answers 200 on /master.
+func (n *Node) IsMaster() bool {
+	r, err := n.Probe("/master")
+	return err == nil && r.Code == http.StatusOK
+}
+
+// States is the plane as the node sees it.
+func (n *Node) States() (v1.PlaneStates, error) {
+	var s v1.PlaneStates
+	r, err := n.Get("/v1/server/ha/states")
+	if err != nil {
+		return s, err
+	}
+	if r.Code != http.StatusOK {
+		return s, fmt.Errorf("%d: %s", r.Code, r.Body)
+	}
+	return s, json.Unmarshal([]byte(r.Body), &s)
+}
+
+// WaitState waits until the node says it is one of the states.
+func (n *Node) WaitState(within time.Duration, want ...v1.State) v1.State {
+	n.plane.t.Helper()
+	var got v1.State
+	if !Poll(within, func() bool { got = n.State(); return slices.Contains(want, got) }) {
+		n.plane.t.Fatalf("%s is %q after %v, want %v", n.Name, got, within, want)
+	}
+	return got
+}
+
+// WaitStandby waits until the node is a warm or hot standby.
+func (n *Node) WaitStandby(within time.Duration) {
+	n.plane.t.Helper()
+	n.WaitState(within, v1.StateStandby, v1.StateHotStandby)
+}
+
+func (n *Node) logPath() string { return filepath.Join(n.plane.Dir, n.Name+".log") }
+
+// Log is what the node's daemons have written.
+func (n *Node) Log() string { return text(n.logPath()) }
+
+// GuardLog is what the node's guards have written.
+func (n *Node) GuardLog() string { return text(filepath.Join(n.DataDir, "guard.log")) }
+
+func text(path string) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	return string(b)
+}
+
+// Poll tries until ok, every 10 ms, and reports whether that came in time.
+func Poll(within time.Duration, ok func() bool) bool {
+	end := intervals.Now().Add(within)
+	for {
+		if ok() {
+			return true
+		}
+		if intervals.Now() > end {
+			return false
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}

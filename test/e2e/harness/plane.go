@@ -1,0 +1,295 @@
+package harness
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/understudy-ha/understudy/test/e2e/intervals"
+	"github.com/understudy-ha/understudy/test/faultfs"
+)
+
+// Options describe a plane. The zero value is three nodes with T = 5s.
+type Options struct {
+	Nodes    int            // default 3
+	Settings map[string]any // configuration by dotted key; of every node
+	// ServiceEnv is the recorder's environment, see package recorder.
+	ServiceEnv map[string]string
+	UID        int  // the nodes' user; 0: ours
+	FaultFS    bool // each node gets a mount of its own on the store
+	NoInit     bool // leave the store empty: the nodes make the plane (R0)
+}
+
+// Preset is the setting ha.preset: "fast" is T = 5s, "default" is T = 30s.
+func Preset(name string) map[string]any { return map[string]any{"ha.preset": name} }
+
+// Plane is a store and its nodes.
+type Plane struct {
+	Dir     string // everything of this plane
+	Store   string // the shared directory
+	Records string // what the services write about themselves
+	Nodes   []*Node
+
+	t      testing.TB
+	opt    Options
+	mark   string
+	rand   *rand.Rand
+	faulty []*faultfs.FS
+}
+
+// endLimit bounds how long processes may take to die of SIGKILL.
+const endLimit = 15 * time.Second
+
+// NewPlane makes store and nodes, and starts none. It ends with the test,
+// which fails if the services' records show two of them at once.
+func NewPlane(t testing.TB, o Options) *Plane {
+	t.Helper()
+	if o.Nodes == 0 {
+		o.Nodes = 3
+	}
+	settings := Preset("fast")
+	maps.Copy(settings, o.Settings)
+	o.Settings = settings
+	// t.TempDir would be closed to other users.
+	dir, err := os.MkdirTemp("", "understudy-e2e-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &Plane{
+		Dir: dir, Store: filepath.Join(dir, "store"), Records: filepath.Join(dir, "records"),
+		t: t, opt: o, mark: filepath.Base(dir),
+		rand: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())), //nolint:gosec // ports and pauses
+	}
+	t.Cleanup(p.end)
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	p.mkdir(p.Store)
+	p.mkdir(p.Records)
+	for range o.Nodes {
+		p.AddNode(nil)
+	}
+	if !o.NoInit {
+		p.Init()
+	}
+	return p
+}
+
+// mkdir makes a directory of the nodes' user.
+func (p *Plane) mkdir(path string) {
+	p.t.Helper()
+	err := os.Mkdir(path, 0o755)
+	if err == nil && p.opt.UID != 0 {
+		err = os.Chown(path, p.opt.UID, p.opt.UID)
+	}
+	if err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// AddNode adds a node with settings of its own and does not start it.
+func (p *Plane) AddNode(settings map[string]any) *Node {
+	p.t.Helper()
+	own := map[string]any{}
+	maps.Copy(own, settings)
+	n := newNode(p, fmt.Sprintf("n%d", len(p.Nodes)+1), own)
+	p.mkdir(n.DataDir)
+	if p.opt.FaultFS {
+		n.Store = filepath.Join(p.Dir, n.Name+".mnt")
+		p.mkdir(n.Store)
+		fs, err := faultfs.Mount(p.Store, n.Store)
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		n.Fault = fs
+		p.faulty = append(p.faulty, fs)
+	}
+	p.Nodes = append(p.Nodes, n)
+	return n
+}
+
+// Init makes the plane in its store, free for the first claim.
+func (p *Plane) Init() {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.t.Context(), 30*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, Understudy(), "init", "--location", p.Store)
+	cmd.SysProcAttr = attributes(p.opt.UID)
+	cmd.SysProcAttr.Pdeathsig = 0 // this thread may end before it
+	if b, err := cmd.CombinedOutput(); err != nil {
+		p.t.Fatalf("init: %v: %s", err, b)
+	}
+}
+
+// Start starts all nodes.
+func (p *Plane) Start() {
+	p.t.Helper()
+	for _, n := range p.Nodes {
+		n.Start()
+	}
+}
+
+// StartAndWait starts all nodes and waits until one is master and the others
+// are standbys.
+func (p *Plane) StartAndWait(within time.Duration) (master *Node) {
+	p.t.Helper()
+	p.Start()
+	return p.WaitSettled(within)
+}
+
+// WaitSettled waits until one running node is master and all others that run
+// are standbys.
+func (p *Plane) WaitSettled(within time.Duration) (master *Node) {
+	p.t.Helper()
+	end := intervals.Now().Add(within)
+	master = p.WaitMaster(within)
+	for _, n := range p.Nodes {
+		if n != master && n.Running() {
+			n.WaitStandby(end.Sub(intervals.Now()))
+		}
+	}
+	return master
+}
+
+// WaitMaster waits until exactly one node answers 200 on /master.
+func (p *Plane) WaitMaster(within time.Duration) *Node {
+	p.t.Helper()
+	var masters []*Node
+	if !Poll(within, func() bool { masters = p.Masters(); return len(masters) == 1 }) {
+		p.t.Fatalf("%d masters after %v, want 1", len(masters), within)
+	}
+	return masters[0]
+}
+
+// Masters lists the nodes that answer 200 on /master now.
+func (p *Plane) Masters() []*Node {
+	var out []*Node
+	for _, n := range p.Nodes {
+		if n.Running() && n.IsMaster() {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// Standby returns a running node that is not the given one.
+func (p *Plane) Standby(master *Node) *Node {
+	p.t.Helper()
+	for _, n := range p.Nodes {
+		if n != master && n.Running() {
+			return n
+		}
+	}
+	p.t.Fatal("no other node runs")
+	return nil
+}
+
+// Record is what the services have written so far.
+func (p *Plane) Record() *intervals.Record {
+	p.t.Helper()
+	rec, err := intervals.Read(p.Records)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return rec
+}
+
+// WaitStart waits for the first service that started after at.
+func (p *Plane) WaitStart(at intervals.Instant, within time.Duration) intervals.Tree {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.t.Context(), within)
+	defer cancel()
+	rec, err := intervals.Wait(ctx, p.Records, func(r *intervals.Record) bool { return r.StartsAfter(at) > 0 })
+	if err != nil {
+		p.t.Fatalf("no service started within %v: %v", within, err)
+	}
+	tree, _ := rec.NextStartAfter(at)
+	return tree
+}
+
+// Judge fails the test if the services' records show two of them at once, or
+// terms that fell.
+func (p *Plane) Judge() {
+	p.t.Helper()
+	rec, err := intervals.Read(p.Records)
+	if err != nil {
+		p.t.Errorf("the services' records: %v", err)
+		return
+	}
+	for _, o := range rec.Overlaps() {
+		p.t.Errorf("%v", o)
+	}
+	for _, r := range rec.Regressions() {
+		p.t.Error(r)
+	}
+}
+
+// end takes the plane down and judges it. E2E_KEEP=1 keeps the files.
+func (p *Plane) end() {
+	for _, fs := range p.faulty {
+		fs.Clear() // what hangs in it could not die
+	}
+	var left []Process
+	if !Poll(endLimit, func() bool {
+		left = nil
+		for _, n := range p.Nodes {
+			left = append(left, n.Processes()...)
+		}
+		for _, q := range left {
+			q.signal(9)
+		}
+		return len(left) == 0
+	}) {
+		p.t.Errorf("these survive SIGKILL: %v", left)
+	}
+	for _, n := range p.Nodes {
+		if d := n.latest(); d != nil {
+			select {
+			case <-d.done:
+			case <-time.After(endLimit):
+				p.t.Errorf("%s was not reaped", n.Name)
+			}
+		}
+	}
+	p.Judge()
+	if p.t.Failed() {
+		p.tell()
+	}
+	for _, fs := range p.faulty {
+		if err := fs.Unmount(); err != nil {
+			p.t.Error(err)
+		}
+	}
+	if os.Getenv("E2E_KEEP") == "1" {
+		p.t.Logf("kept: %s", p.Dir)
+		return
+	}
+	if err := os.RemoveAll(p.Dir); err != nil {
+		p.t.Error(err)
+	}
+}
+
+// tell logs the ends of all logs of a plane that failed.
+func (p *Plane) tell() {
+	for _, n := range p.Nodes {
+		p.t.Logf("%s, daemon:\n%s", n.Name, tail(n.Log(), 40))
+		p.t.Logf("%s, guard:\n%s", n.Name, tail(n.GuardLog(), 15))
+	}
+	if rec, err := intervals.Read(p.Records); err == nil {
+		for _, tree := range rec.Trees[max(0, len(rec.Trees)-6):] {
+			p.t.Logf("service: %v", tree)
+		}
+	}
+}
+
+func tail(s string, lines int) string {
+	l := strings.Split(strings.TrimRight(s, "\n"), "\n")
+	return strings.Join(l[max(0, len(l)-lines):], "\n")
+}
