@@ -22,10 +22,10 @@ const (
 )
 
 type (
-	// Tick: time passed.
+	// Tick means: time passed.
 	Tick struct{}
 
-	// ReadDone: a Read action completed.
+	// ReadDone means: a Read action completed.
 	ReadDone struct {
 		Version string
 		Value   []byte
@@ -33,7 +33,7 @@ type (
 		Detail  string // of a fault, in words
 	}
 
-	// WriteDone: a Write action completed, or a late answer to one arrived.
+	// WriteDone means: a Write action completed, or a late answer to one arrived.
 	// Applied false means undecided, whatever the store said. An action that
 	// was dropped because its time was over is reported with Unsent.
 	WriteDone struct {
@@ -44,81 +44,81 @@ type (
 		Detail  string
 	}
 
-	// BirthDone: a Create action completed.
+	// BirthDone means: a Create action completed.
 	BirthDone struct{ Detail string }
 
-	// Listed: a ListWhole action completed. OK false: the location could not
+	// Listed means: a ListWhole action completed. OK false: the location could not
 	// be listed.
 	Listed struct {
 		OK, Empty bool
 		Detail    string
 	}
 
-	// Remembered: a Remember action is durable, or failed.
+	// Remembered means: a Remember action is durable, or failed.
 	Remembered struct {
 		Plane  lease.PlaneID
 		Term   lease.Term
 		Failed string // why it is not durable; empty if it is
 	}
 
-	// Armed: the guard holds the deadline counted from T0.
+	// Armed means: the guard holds the deadline counted from T0.
 	Armed struct {
 		Term lease.Term
 		T0   lease.Instant
 	}
-	// Ready: the service runs and its readiness check passed.
+	// Ready means: the service runs and its readiness check passed.
 	Ready struct{ Term lease.Term }
-	// Unready: the service died or failed its check; it is being restarted here.
+	// Unready means: the service died or failed its check; it is being restarted here.
 	Unready struct{ Term lease.Term }
-	// ServiceFailed: the service can not be kept up here.
+	// ServiceFailed means: the service can not be kept up here.
 	ServiceFailed struct {
 		Term lease.Term
 		Why  string
 	}
-	// GuardStopping: the guard has sent its first stop signal by itself.
+	// GuardStopping means: the guard has sent its first stop signal by itself.
 	GuardStopping struct {
 		Term lease.Term
 		Why  string
 	}
-	// TreeStuck: the service tree is alive at the end of the right to serve.
+	// TreeStuck means: the service tree is alive at the end of the right to serve.
 	TreeStuck struct {
 		Term lease.Term
 		Why  string
 	}
-	// TreeEmpty: nothing of the term's service tree lives or ever will.
+	// TreeEmpty means: nothing of the term's service tree lives or ever will.
 	TreeEmpty struct{ Term lease.Term }
-	// GuardLost: the guard died. TreeEmpty follows when the tree's end is proven.
+	// GuardLost means: the guard died. TreeEmpty follows when the tree's end is proven.
 	GuardLost struct{ Term lease.Term }
 
-	// Peers: the candidates as they are known now, self excluded. Advisory.
+	// Peers means: the candidates as they are known now, self excluded. Advisory.
 	Peers struct{ Candidates []Candidate }
-	// Nudged: somebody says the register has changed; read it now.
+	// Nudged means: somebody says the register has changed; read it now.
 	Nudged struct{}
-	// Trust: the store passed verification at this node, or failed it (R18).
+	// Trust means: the store passed verification at this node, or failed it (R18).
 	Trust struct {
 		OK  bool
 		Why string
 	}
 
-	// SetMode: an operator asks for a mode.
+	// SetMode means: an operator asks for a mode.
 	SetMode struct {
 		Mode  lease.Mode
 		Force bool // also when no other candidate is known
 	}
-	// SetPriority: an operator sets this node's priority.
+	// SetPriority means: an operator sets this node's priority.
 	SetPriority struct{ Priority int }
-	// StepDown: an operator ends this node's reign.
+	// StepDown means: an operator ends this node's reign.
 	StepDown struct {
 		To      lease.NodeID // the only node meant to claim; empty: any
 		HoldOff time.Duration
 		Why     string
 	}
-	// SetPaused: automatic moves off or on. Effective on the master.
+	// SetPaused means: automatic moves off or on. Effective on the master.
 	SetPaused struct{ Paused bool }
-	// SetTimeout: a new heartbeatTimeout, in force from this node's next term
+	// SetTimeout means: a new heartbeatTimeout, in force from this node's next term
 	// on (R13).
 	SetTimeout struct{ Timing Timing }
-	// Shutdown: leave cleanly and end.
+	// Shutdown means: leave cleanly and end.
 	Shutdown struct{ Why string }
 )
 

@@ -250,6 +250,9 @@ func (m *Machine) progressReign(r *reign) {
 		m.note(NoteStopping, r.term, why)
 		m.act(Stop{Term: r.term, Why: why})
 	}
+	if r.over {
+		m.expireStop(r)
+	}
 	if r.over && r.empty && !r.foreign && m.forgotten() {
 		m.demote(r, m.watch.value)
 	}

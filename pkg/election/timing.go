@@ -75,8 +75,8 @@ func Derive(r TimingRequest) (Timing, error) {
 	if t.Timeout < MinTimeout {
 		return Timing{}, &TimingError{"ha.heartbeatTimeout", fmt.Sprintf("%v is below the floor; the nearest legal value is %v", t.Timeout, MinTimeout)}
 	}
-	if max := time.Duration(1<<32-1) * time.Millisecond; t.Timeout > max || t.Timeout%time.Millisecond != 0 {
-		return Timing{}, &TimingError{"ha.heartbeatTimeout", fmt.Sprintf("%v: must be whole milliseconds and at most %v", t.Timeout, max)}
+	if longest := time.Duration(1<<32-1) * time.Millisecond; t.Timeout > longest || t.Timeout%time.Millisecond != 0 {
+		return Timing{}, &TimingError{"ha.heartbeatTimeout", fmt.Sprintf("%v: must be whole milliseconds and at most %v", t.Timeout, longest)}
 	}
 	t.Heartbeat = or(t.Heartbeat, max(min(time.Second, t.Timeout/10), r.MinBeat))
 	t.Operation = or(t.Operation, min(3*time.Second, t.Timeout/10, t.Timeout/5-t.Heartbeat))

@@ -220,7 +220,7 @@ func (w *World) hit(k Kind, n *node, until instant) {
 	case DaemonCrash:
 		w.crashDaemon(n, until)
 	case GuardPause:
-		if g := n.guard; g != nil && !g.frozen {
+		if g := n.guard; g != nil && !g.frozen && n.up && !n.frozen && !n.clk.asleep {
 			w.fired(k)
 			g.frozen = true
 			w.after(until-w.t, func() { w.thawGuard(g) })
@@ -241,7 +241,7 @@ func (w *World) hit(k Kind, n *node, until instant) {
 	case HostCrash:
 		w.crashHost(n, until)
 	case Suspend:
-		if !n.clk.asleep {
+		if !n.clk.asleep && !n.guardFrozen() {
 			w.fired(k)
 			n.clk.sleep(w.t)
 			w.after(until-w.t, func() { w.wake(n) })
@@ -277,7 +277,7 @@ func (w *World) hit(k Kind, n *node, until instant) {
 }
 
 func (w *World) freeze(n *node, until instant) {
-	if !n.up || n.frozen {
+	if !n.up || n.frozen || n.guardFrozen() {
 		return
 	}
 	w.fired(DaemonPause)
@@ -288,6 +288,17 @@ func (w *World) freeze(n *node, until instant) {
 			w.thaw(n)
 		}
 	})
+}
+
+// guardFrozen: with the daemon frozen or dead as well there is nobody left who
+// could stop the service. Only a watchdog helps then, so no run does it.
+func (n *node) guardFrozen() bool {
+	for _, g := range n.guards {
+		if g.frozen {
+			return true
+		}
+	}
+	return false
 }
 
 // thaw continues a daemon. What it says before it has looked at anything counts.
@@ -311,7 +322,7 @@ func (w *World) thawGuard(g *guard) {
 		return
 	}
 	w.logf(g.n, "guard thaws")
-	g.frozen = false
+	g.frozen, g.timerAt = false, 0
 	es := g.deferred
 	g.deferred = nil
 	w.guardCheck(g)
@@ -326,6 +337,7 @@ func (w *World) wake(n *node) {
 	w.logf(n, "machine wakes")
 	n.clk.wake(w.t)
 	for _, g := range n.guards {
+		g.timerAt = 0
 		if !g.frozen { // its alarm has gone off: the clock before anything else
 			w.guardCheck(g)
 			if g.killed && g.tree.alive {
@@ -341,7 +353,7 @@ func (w *World) wake(n *node) {
 }
 
 func (w *World) crashDaemon(n *node, until instant) {
-	if !n.up || n.clk.asleep {
+	if !n.up || n.clk.asleep || n.guardFrozen() {
 		return
 	}
 	w.fired(DaemonCrash)

@@ -309,6 +309,10 @@ func (w *World) drop(e event) {
 // replay lets happen what waited for a process or a machine to run again.
 func (w *World) replay(es []event) {
 	for _, e := range es {
+		if e.kind == evTick { // what was due meanwhile is due now
+			n := w.nodes[e.node]
+			n.tickAt, n.dueAt = w.t, w.t
+		}
 		w.push(w.t, e.kind, w.nodes[e.node], e.gen, e.p)
 	}
 }
