@@ -211,7 +211,7 @@ func (d *demo) start(ctx context.Context, n *demoNode) error {
 	if err != nil {
 		return err
 	}
-	defer log.Close() //nolint:errcheck // the child has its own descriptor
+	defer log.Close()                                                                                                            // the child has its own descriptor
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), d.exe, "server", "--config", filepath.Join(n.dir, "understudy.yaml")) //nolint:gosec // this very program
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
@@ -226,7 +226,7 @@ func (d *demo) start(ctx context.Context, n *demoNode) error {
 		err := cmd.Start()
 		started <- err
 		if err == nil {
-			_ = cmd.Wait() //nolint:errcheck // how it ended shows in its log
+			_ = cmd.Wait() // how it ended shows in its log
 		}
 	}()
 	if err := <-started; err != nil {
@@ -257,7 +257,7 @@ func (d *demo) look(ctx context.Context) {
 		if err != nil {
 			return
 		}
-		defer resp.Body.Close() //nolint:errcheck // read only
+		defer resp.Body.Close() // read only
 		var a demoAnswer
 		if json.NewDecoder(io.LimitReader(resp.Body, 1<<16)).Decode(&a) == nil {
 			d.count, d.countO = a, true
@@ -388,7 +388,7 @@ func (d *demo) draw() {
 	for _, e := range slices.Backward(d.events) {
 		fmt.Fprintln(w, e)
 	}
-	_ = w.Flush() //nolint:errcheck // a terminal that went away ends the demo otherwise
+	_ = w.Flush() // a terminal that went away ends the demo otherwise
 }
 
 // end stops every node, standbys first so that none takes over in vain, and
@@ -404,13 +404,13 @@ func (d *demo) end() error {
 			continue
 		}
 		// A frozen daemon takes no signal until it runs again.
-		_ = n.process.Process.Signal(syscall.SIGCONT) //nolint:errcheck // it may be gone
-		_ = n.process.Process.Signal(syscall.SIGTERM) //nolint:errcheck // it may be gone
+		_ = n.process.Process.Signal(syscall.SIGCONT) // it may be gone
+		_ = n.process.Process.Signal(syscall.SIGTERM) // it may be gone
 		select {
 		case <-n.exited:
 		case <-time.After(demoStopLimit):
 			errs = append(errs, fmt.Errorf("%s did not stop within %v and was killed; see its guard", n.name, demoStopLimit))
-			_ = n.process.Process.Kill() //nolint:errcheck // see above
+			_ = n.process.Process.Kill() // see above
 			<-n.exited
 		}
 		n.client.Close()
@@ -435,7 +435,7 @@ func freePorts(count int) ([]int, error) {
 	var held []net.Listener
 	defer func() {
 		for _, l := range held {
-			l.Close() //nolint:errcheck,gosec // only held the port
+			l.Close() // only held the port
 		}
 	}()
 	for range count {

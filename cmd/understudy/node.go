@@ -69,7 +69,7 @@ func runNode(ctx context.Context, d *daemon) (err error) {
 	if err := os.WriteFile(pid, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644); err != nil { //nolint:gosec // anybody may know it
 		return fmt.Errorf("pid file: %w", err)
 	}
-	defer os.Remove(pid) //nolint:errcheck // best effort; a stale one names a dead process
+	defer os.Remove(pid) // best effort; a stale one names a dead process
 
 	// The listener closes when the node has ended, not before: /master must
 	// answer 503 while the service is being stopped.
@@ -235,11 +235,11 @@ func (d *daemon) prepareTLS(host string) error {
 		d.tls = server.TLSConfig(cert)
 		return nil
 	}
-	cert, print, err := server.LoadOrCreateCertificate(d.cfg.DataDir, []string{host, "localhost", "127.0.0.1", "::1"})
+	cert, digest, err := server.LoadOrCreateCertificate(d.cfg.DataDir, []string{host, "localhost", "127.0.0.1", "::1"})
 	if err != nil {
 		return err
 	}
-	d.log.Info("certificate", zap.String("sha256", print))
+	d.log.Info("certificate", zap.String("sha256", digest))
 	d.tls = server.TLSConfig(cert)
 	return nil
 }

@@ -36,7 +36,7 @@ func newNudger() func(ctx context.Context, uris []string) {
 					return
 				}
 				if resp, err := hc.Do(req); err == nil {
-					resp.Body.Close() //nolint:errcheck,gosec // nothing was read
+					resp.Body.Close() // nothing was read
 				}
 			})
 		}

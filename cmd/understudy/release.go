@@ -69,7 +69,7 @@ func releaseFor(args []string, stdin io.Reader) error {
 	if err != nil {
 		return err
 	}
-	defer store.Close() //nolint:errcheck // the process ends
+	defer store.Close() // the process ends
 	ctx, cancel := context.WithTimeout(context.Background(), o.Limit)
 	defer cancel()
 	for ctx.Err() == nil {

@@ -215,7 +215,7 @@ func (n *Node) Run(ctx context.Context) error {
 	defer cancel()
 	defer close(n.done)
 	if n.opts.Service == nil {
-		defer n.service.Close() //nolint:errcheck // in-process: nothing can fail
+		defer n.service.Close() // in-process: nothing can fail
 	}
 	if late, ok := n.store.(persistence.LateResults); ok {
 		late.OnLate(func(val []byte, v persistence.Version, err error) { n.late(work, val, v, err) })
@@ -363,11 +363,12 @@ func (n *Node) SetMode(ctx context.Context, mode lease.Mode, force bool) (lease.
 		}
 	}
 	return before, n.until(ctx, func(s *Status) bool {
-		switch {
-		case mode == lease.ModeMaster:
+		switch mode {
+		case lease.ModeMaster:
 			return s.Serving(n.Now())
-		case mode == lease.ModeAuto:
+		case lease.ModeAuto:
 			return true
+		case lease.ModeStandby, lease.ModeHotStandby, lease.ModeHotBackup, lease.ModeDisabled:
 		}
 		return s.Reign == nil
 	})

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/understudy-ha/understudy/pkg/election"
 	"github.com/understudy-ha/understudy/pkg/lease"
@@ -92,19 +93,28 @@ func (n *Node) reason(s *Status, is, was lease.State) string {
 	return "no master is known"
 }
 
+// loudness of notes; the rest is for Debug.
+var loudness = map[election.NoteKind]zapcore.Level{
+	election.NoteAlarm:       zapcore.ErrorLevel,
+	election.NoteStuck:       zapcore.ErrorLevel,
+	election.NoteRollback:    zapcore.ErrorLevel,
+	election.NoteUnreadable:  zapcore.ErrorLevel,
+	election.NotePlane:       zapcore.ErrorLevel,
+	election.NoteLate:        zapcore.WarnLevel,
+	election.NoteLapsed:      zapcore.WarnLevel,
+	election.NoteDemoted:     zapcore.WarnLevel,
+	election.NoteForgetful:   zapcore.WarnLevel,
+	election.NoteGuardSilent: zapcore.WarnLevel,
+	election.NoteHeldOff:     zapcore.InfoLevel,
+}
+
 // noted turns a note of the machine into log lines and history.
 func (n *Node) noted(now lease.Instant, a election.Note) {
-	f := []zap.Field{zap.Uint64("term", uint64(a.Term)), zap.String("detail", a.Detail)}
-	switch a.Kind {
-	case election.NoteAlarm, election.NoteStuck, election.NoteRollback, election.NoteUnreadable, election.NotePlane:
-		n.log.Error(string(a.Kind), f...)
-	case election.NoteLate, election.NoteLapsed, election.NoteDemoted, election.NoteForgetful, election.NoteGuardSilent:
-		n.log.Warn(string(a.Kind), f...)
-	case election.NoteClaiming, election.NoteClaimed, election.NoteClaimLost, election.NoteServing, election.NoteUnready,
-		election.NoteDraining, election.NoteStopping, election.NoteReleased, election.NoteBorn, election.NoteHolder,
-		election.NoteHeldOff, election.NoteTakeover:
-		n.log.Debug(string(a.Kind), f...)
+	level, ok := loudness[a.Kind]
+	if !ok {
+		level = zapcore.DebugLevel
 	}
+	n.log.Log(level, string(a.Kind), zap.Uint64("term", uint64(a.Term)), zap.String("detail", a.Detail))
 	switch a.Kind {
 	case election.NoteClaiming:
 		v := n.machine.View(now)
@@ -126,7 +136,10 @@ func (n *Node) noted(now lease.Instant, a election.Note) {
 		n.reigns.ended(a.Term, why)
 	case election.NoteDraining, election.NoteStopping:
 		n.phases.endReason = a.Detail
-	default:
+	case election.NoteAlarm, election.NoteStuck, election.NoteRollback, election.NoteUnreadable, election.NotePlane,
+		election.NoteLate, election.NoteLapsed, election.NoteDemoted, election.NoteForgetful, election.NoteGuardSilent,
+		election.NoteClaimLost, election.NoteUnready, election.NoteBorn, election.NoteHolder, election.NoteHeldOff,
+		election.NoteTakeover:
 	}
 }
 
