@@ -282,6 +282,10 @@ func TestHangingEndpoint(t *testing.T) {
 	if st, err := c.State(t.Context()); err != nil || st != v1.StateMaster {
 		t.Errorf("a read: %s %v", st, err)
 	}
+	before := asked.Load()
+	if _, err := c.State(t.Context()); err != nil || asked.Load() != before {
+		t.Errorf("the endpoint that answered is not asked first: %v", err)
+	}
 	if asked.Load() < 2 {
 		t.Errorf("the hanging endpoint was asked %d times: the test proves nothing", asked.Load())
 	}

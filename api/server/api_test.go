@@ -261,7 +261,9 @@ func TestWrites(t *testing.T) {
 		{"force unknown", "/v1/server/ha/state", "mode=AUTO&force=yes", nil, 400, "force must be true or false", nil},
 		{
 			"mode refused", "/v1/server/ha/state", "mode=STANDBY", &ha.PreconditionError{Reasons: []string{"nthird03 is silent", "nother02 is in maintenance"}},
-			412, `{"message":"can not change the mode to STANDBY: nthird03 is silent; nother02 is in maintenance","details":"nthird03 is silent\nnother02 is in maintenance","error":412}`, []string{"SetMode STANDBY false"},
+			412,
+			`{"message":"can not change the mode to STANDBY: nthird03 is silent; nother02 is in maintenance","details":"nthird03 is silent\nnother02 is in maintenance","error":412}`,
+			[]string{"SetMode STANDBY false"},
 		},
 		{"node ended", "/v1/server/ha/state", "mode=STANDBY", fmt.Errorf("x: %w", ha.ErrClosed), 503, "shutting down", []string{"SetMode STANDBY false"}},
 		{"still under way", "/v1/server/ha/state", "mode=STANDBY", context.DeadlineExceeded, 504, "still under way", []string{"SetMode STANDBY false"}},
@@ -336,6 +338,14 @@ func TestNonMasterRule(t *testing.T) {
 	}
 	if writes != 6 {
 		t.Errorf("%d writes in the table: does this test know the new one's form?", writes)
+	}
+}
+
+// A node that has won the term and is not ready yet is not MASTER.
+func TestPromotingNodeTakesNoWrites(t *testing.T) {
+	g := newRig(t, holding(lease.StateStandby, false), Options{})
+	if r := g.ask(http.MethodPost, "/v1/server/ha/priority", "priority=1"); r.code != 403 || r.header.Get(v1.HeaderMaster) != "" {
+		t.Errorf("%d, master %q", r.code, r.header.Get(v1.HeaderMaster))
 	}
 }
 

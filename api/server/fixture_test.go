@@ -152,7 +152,7 @@ func mastering() *ha.Status { return holding(lease.StateStandby, true) }
 // rig is a server under test. Every answer it gives is held against the
 // OpenAPI document.
 type rig struct {
-	t    testing.TB
+	t    *testing.T
 	node *fakeNode
 	url  string
 	doc  *openapi3.T
@@ -181,7 +181,7 @@ var document = sync.OnceValues(func() (*openapi3.T, error) {
 	return doc, doc.Validate(loader.Context)
 })
 
-func newRig(t testing.TB, st *ha.Status, opt Options) *rig {
+func newRig(t *testing.T, st *ha.Status, opt Options) *rig {
 	t.Helper()
 	doc, err := document()
 	if err != nil {

@@ -93,7 +93,9 @@ func serve(ctx context.Context, ln net.Listener, h http.Handler, tlsConfig *tls.
 		logger.Debug("requests were cut off at the end", zap.Error(err))
 		_ = srv.Close()
 	}
-	<-served // http.ErrServerClosed
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve %s: %w", ln.Addr(), err)
+	}
 	return nil
 }
 

@@ -164,7 +164,7 @@ func TestServeTLS(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = resp.Body.Close()
-		if resp.StatusCode != 200 || (resp.ProtoMajor == 2) != h2 {
+		if resp.StatusCode != http.StatusOK || (resp.ProtoMajor == 2) != h2 {
 			t.Errorf("%s %d", resp.Proto, resp.StatusCode)
 		}
 		tr.CloseIdleConnections()
@@ -210,7 +210,7 @@ func TestServeStopsInOrder(t *testing.T) {
 	node := &fakeNode{st: mastering(), now: start, hang: make(chan struct{})}
 	addr, stop := served(t, New(node, Options{Auth: Anyone{}}), nil, defaultLimits())
 	got := make(chan string, 1)
-	go func() { got <- postMode(t, addr) }()
+	go func() { got <- postMode(t.Context(), "http", addr) }()
 	eventually(t, "the request arrives", func() bool { return len(node.called()) == 1 })
 
 	stopped := make(chan error, 1)
@@ -243,7 +243,7 @@ func TestServeStopsAnyhow(t *testing.T) {
 	lim.grace = 50 * time.Millisecond
 	addr, stop := served(t, New(node, Options{Auth: Anyone{}}), nil, lim)
 	got := make(chan string, 1)
-	go func() { got <- postMode(t, addr) }()
+	go func() { got <- postMode(t.Context(), "http", addr) }()
 	eventually(t, "the request arrives", func() bool { return len(node.called()) == 1 })
 	if err := stop(); err != nil {
 		t.Error(err)
@@ -254,47 +254,59 @@ func TestServeStopsAnyhow(t *testing.T) {
 }
 
 // A change that takes longer than the server's timeouts is answered when it is
-// complete; a client that sends nothing is cut off.
+// complete, over HTTP/1 and HTTP/2; a client that sends nothing is cut off.
 func TestSlowRouteOutlivesTheTimeouts(t *testing.T) {
-	node := &fakeNode{st: mastering(), now: start, hang: make(chan struct{})}
-	lim := limits{header: 200 * time.Millisecond, read: 200 * time.Millisecond, write: 200 * time.Millisecond, idle: time.Second, grace: time.Second}
-	addr, _ := served(t, New(node, Options{Auth: Anyone{}}), nil, lim)
-
-	dumb, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", addr)
+	cert, _, err := LoadOrCreateCertificate(t.TempDir(), []string{"127.0.0.1"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = dumb.Close() }()
-	if _, err := fmt.Fprint(dumb, "GET /master HTTP/1.1\r\n"); err != nil {
-		t.Fatal(err)
-	}
+	lim := limits{header: 200 * time.Millisecond, read: 200 * time.Millisecond, write: 200 * time.Millisecond, idle: time.Second, grace: time.Second}
+	for scheme, conf := range map[string]*tls.Config{"http": nil, "https": TLSConfig(cert)} {
+		t.Run(scheme, func(t *testing.T) {
+			node := &fakeNode{st: mastering(), now: start, hang: make(chan struct{})}
+			addr, _ := served(t, New(node, Options{Auth: Anyone{}}), conf, lim)
 
-	got := make(chan string, 1)
-	go func() { got <- postMode(t, addr) }()
-	eventually(t, "the request arrives", func() bool { return len(node.called()) == 1 })
+			dumb, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = dumb.Close() }()
+			if conf == nil {
+				if _, err := fmt.Fprint(dumb, "GET /master HTTP/1.1\r\n"); err != nil {
+					t.Fatal(err)
+				}
+			}
 
-	if err := dumb.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := bufio.NewReader(dumb).ReadByte(); !errors.Is(err, io.EOF) {
-		t.Errorf("a client that never finishes its request: %v", err)
-	}
-	time.Sleep(600 * time.Millisecond) // three times the limits: what is tested is that time passes
-	select {
-	case r := <-got:
-		t.Fatalf("cut off: %s", r)
-	default:
-	}
-	close(node.hang)
-	if r := <-got; r != `200 "MASTER"` {
-		t.Errorf("%s", r)
+			got := make(chan string, 1)
+			go func() { got <- postMode(t.Context(), scheme, addr) }()
+			eventually(t, "the request arrives", func() bool { return len(node.called()) == 1 })
+
+			if err := dumb.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := bufio.NewReader(dumb).ReadByte(); !errors.Is(err, io.EOF) {
+				t.Errorf("a client that never finishes what it began: %v", err)
+			}
+			time.Sleep(600 * time.Millisecond) // three times the limits: what is tested is that time passes
+			select {
+			case r := <-got:
+				t.Fatalf("cut off: %s", r)
+			default:
+			}
+			close(node.hang)
+			if r := <-got; r != `200 "MASTER"` {
+				t.Errorf("%s", r)
+			}
+		})
 	}
 }
 
 // postMode asks for a mode and returns status and body.
-func postMode(t *testing.T, addr string) string {
+func postMode(ctx context.Context, scheme, addr string) string {
 	tr := &http.Transport{DisableKeepAlives: true}
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+addr+"/v1/server/ha/state", strings.NewReader("mode=STANDBY"))
+	tr.TLSClientConfig = &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12} //nolint:gosec // not what is tested
+	tr.ForceAttemptHTTP2 = true
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, scheme+"://"+addr+"/v1/server/ha/state", strings.NewReader("mode=STANDBY"))
 	if err != nil {
 		return err.Error()
 	}
