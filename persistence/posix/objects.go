@@ -155,7 +155,7 @@ func (s *Store) ensureDir(dir string) error {
 	}
 	err := os.Mkdir(dir, dirMode)
 	if isMissing(err) {
-		if dir == filepath.Join(s.dir, filepath.Base(dir)) && s.parent == "" {
+		if dir == filepath.Join(s.dir, filepath.Base(dir)) && !s.sub() {
 			return rootError(s.dir, err)
 		}
 		if err := s.ensureDir(filepath.Dir(dir)); err != nil {
@@ -338,7 +338,7 @@ func (l *lister) walk(dir string) error {
 	entries, err := listDir(path)
 	switch {
 	case isMissing(err), errors.Is(err, syscall.ENOTDIR):
-		if dir == "" && l.s.parent == "" {
+		if dir == "" && !l.s.sub() {
 			return rootError(l.s.dir, err)
 		}
 		if dir == "" || errors.Is(err, syscall.ENOTDIR) {

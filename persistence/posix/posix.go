@@ -43,7 +43,7 @@ type Options struct {
 // Store is a location on a POSIX file system. Open makes one.
 type Store struct {
 	dir     string // absolute
-	parent  string // where dir may be created, for a Sub; else empty
+	base    string // of a Sub: the directory of the plane, beneath which dir may be created
 	opts    Options
 	closed  atomic.Bool
 	reads   *pool // Read
@@ -82,9 +82,9 @@ func Open(dir string, opts Options) (*Store, error) {
 	return newStore(abs, "", inspectByName(abs), opts), nil
 }
 
-func newStore(dir, parent string, m mount, opts Options) *Store {
+func newStore(dir, base string, m mount, opts Options) *Store {
 	return &Store{
-		dir: dir, parent: parent, mount: m, opts: opts,
+		dir: dir, base: base, mount: m, opts: opts,
 		reads: newPool("read"), writes: newPool("write"), objects: newPool("object"),
 	}
 }
@@ -116,7 +116,7 @@ func (s *Store) Check(ctx context.Context) error {
 }
 
 func (s *Store) check() error {
-	if s.parent == "" {
+	if !s.sub() {
 		if _, err := listDir(s.dir); err != nil {
 			return rootError(s.dir, err)
 		}
@@ -152,8 +152,8 @@ func (s *Store) check() error {
 // look finds the mount anew and keeps it for Limits.
 func (s *Store) look() (mount, error) {
 	dir := s.dir
-	if s.parent != "" {
-		dir = s.parent
+	if s.sub() {
+		dir = s.base
 	}
 	m, err := inspect(dir)
 	if err != nil {
@@ -187,7 +187,7 @@ func (s *Store) Empty(ctx context.Context) (bool, error) {
 	}
 	return call(ctx, s.objects, func() (bool, error) {
 		entries, err := listDir(s.dir)
-		if s.parent != "" && isMissing(err) {
+		if s.sub() && isMissing(err) {
 			return true, nil
 		}
 		if err != nil {
@@ -212,14 +212,18 @@ func (s *Store) Sub(name string) (persistence.Store, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	sub := newStore(filepath.Join(s.dir, name), s.dir, s.mount, s.opts)
+	base := s.base
+	if !s.sub() {
+		base = s.dir
+	}
+	sub := newStore(filepath.Join(s.dir, name), base, s.mount, s.opts)
 	sub.seen = s.seen
 	return sub, nil
 }
 
 // RemoveAll implements persistence.Store.
 func (s *Store) RemoveAll(ctx context.Context) error {
-	if s.parent == "" {
+	if !s.sub() {
 		return fmt.Errorf("%w: %s is not a scratch location; remove it by hand if you mean to", persistence.Unsupported, s.dir)
 	}
 	return s.object(ctx, func() error {
@@ -255,6 +259,9 @@ func (s *Store) Close() error {
 	return nil
 }
 
+// sub reports whether this is a scratch location.
+func (s *Store) sub() bool { return s.base != "" }
+
 func (s *Store) open() error {
 	if s.closed.Load() {
 		return fmt.Errorf("%w: the store is closed", persistence.Unknown)
@@ -285,26 +292,31 @@ func (s *Store) warn(msg string) {
 }
 
 // ensureRoot creates the directory of a scratch location; never that of a
-// plane, and never more than one level.
+// plane.
 func (s *Store) ensureRoot() error {
-	if s.parent == "" {
+	if !s.sub() {
 		return nil
 	}
-	err := os.Mkdir(s.dir, dirMode)
-	switch {
-	case err == nil, errors.Is(err, syscall.EEXIST):
-		return nil
-	case isMissing(err), errors.Is(err, syscall.ENOTDIR):
-		return rootError(s.parent, err)
+	dir := s.base
+	for name := range strings.SplitSeq(strings.TrimPrefix(s.dir[len(s.base):], "/"), "/") {
+		dir = filepath.Join(dir, name)
+		err := os.Mkdir(dir, dirMode)
+		switch {
+		case err == nil, errors.Is(err, syscall.EEXIST):
+		case isMissing(err), errors.Is(err, syscall.ENOTDIR):
+			return rootError(s.base, err)
+		default:
+			return wrap("create directory", dir, err)
+		}
 	}
-	return wrap("create directory", s.dir, err)
+	return nil
 }
 
 // reachable fails when the location itself can not be listed, in which case
 // nothing can be said about what is in it.
 func (s *Store) reachable() error {
 	_, err := listDir(s.dir)
-	if err == nil || (s.parent != "" && isMissing(err)) {
+	if err == nil || (s.sub() && isMissing(err)) {
 		return nil
 	}
 	return rootError(s.dir, err)
@@ -319,7 +331,7 @@ func (s *Store) absent(rel string) error {
 	for dir != path {
 		entries, err := listDir(dir)
 		switch {
-		case dir == s.dir && s.parent != "" && isMissing(err):
+		case dir == s.dir && s.sub() && isMissing(err):
 			// A scratch location that nothing has been put into.
 		case dir == s.dir && err != nil:
 			return rootError(dir, err)

@@ -550,11 +550,21 @@ func (c conformance) testSub() {
 	}
 	create(t, sub, value("scratch"))
 	put(t, sub, "nodes/x", "1")
-	inner, err := sub.Sub(".deeper")
+	fresh, err := a.Sub(".verify-y")
 	if err != nil {
 		t.Fatal(err)
 	}
-	create(t, inner, value("inner"))
+	for _, outer := range []persistence.Store{sub, fresh} { // one that exists, one that does not
+		inner, err := outer.Sub(".deeper")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ok, err := inner.Empty(t.Context()); !ok || err != nil {
+			t.Fatalf("new scratch area in a scratch area: empty is %t, %v", ok, err)
+		}
+		create(t, inner, value("inner"))
+		mustHold(t, value("inner"), inner)
+	}
 	other, err := b.Sub(".verify-x")
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,597 @@
+// Package verify finds out whether a store keeps the contract that safety
+// rests on (R18). It works on the store itself, in a scratch location that it
+// removes: many servers that speak the right protocol accept preconditions and
+// ignore them, and pass every test that one client makes one by one. Only
+// writers that race each other have told them apart.
+package verify
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/understudy-ha/understudy/persistence"
+)
+
+// Options adjust Run; the zero value is the full form with default timings.
+type Options struct {
+	// Short is the form for the start of a node whose store has passed
+	// before: the same checks in fewer rounds, some 100 ms on a local disk.
+	Short bool
+	// Writers race in each of Rounds. Zero: 16 × 20, Short: 8 × 4.
+	Writers, Rounds int
+	// Heartbeat and OperationTimeout are what latencies are held against.
+	// Each operation gets OperationTimeout. Zero: 1 s and 3 s.
+	Heartbeat, OperationTimeout time.Duration
+	// Progress is told before each step; done of total are complete.
+	Progress func(step string, done, total int)
+}
+
+// Status is the outcome of one check.
+type Status string
+
+// The outcomes of a check.
+const (
+	OK   Status = "ok"
+	Warn Status = "warn" // usable; read the remedy
+	Fail Status = "fail" // no node may claim on this store
+)
+
+// Check is one thing looked at.
+type Check struct {
+	Name   string `json:"name"`
+	Status Status `json:"status"`
+	Detail string `json:"detail"`
+	Remedy string `json:"remedy,omitempty"`
+}
+
+// Latency sums up one kind of operation, done one after the other.
+type Latency struct {
+	Count int           `json:"count"`
+	P50   time.Duration `json:"p50"`
+	P99   time.Duration `json:"p99"`
+	Max   time.Duration `json:"max"`
+}
+
+// Report is what Run found out.
+type Report struct {
+	URL     string        `json:"url"`
+	Kind    string        `json:"kind"`
+	Short   bool          `json:"short"`
+	OK      bool          `json:"ok"`      // no check failed
+	Verdict string        `json:"verdict"` // one sentence, with the remedy if there is one
+	Checks  []Check       `json:"checks"`
+	Write   Latency       `json:"write"` // renewals of the register
+	Read    Latency       `json:"read"`
+	Took    time.Duration `json:"took"`
+}
+
+// Run verifies the store. The error tells that it could not be done: the store
+// did not answer in time, took no writes, was full (see the sentinels of
+// persistence), or ctx ended. A store that answers and breaks its contract is
+// not an error but a Report that is not OK.
+func Run(ctx context.Context, store persistence.Store, opts Options) (Report, error) {
+	opts = opts.withDefaults()
+	begin := time.Now()
+	limits := store.Limits()
+	r := &run{
+		store: store, opts: opts, name: ".verify-" + strings.ToLower(rand.Text()[:16]),
+		report: Report{URL: limits.URL, Kind: limits.Kind, Short: opts.Short},
+	}
+	err := r.all(ctx)
+	if r.dirty {
+		// Also when ctx has ended: what lies around would be ours.
+		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*opts.OperationTimeout)
+		if cerr := r.root.RemoveAll(cctx); cerr != nil && err == nil {
+			r.add("clean up", Warn, cerr.Error(), "remove "+r.name+" by hand")
+		}
+		cancel()
+	}
+	if err != nil {
+		return r.report, fmt.Errorf("verify %s: %w", limits.URL, err)
+	}
+	r.report.Took = time.Since(begin)
+	r.judge()
+	return r.report, nil
+}
+
+func (o Options) withDefaults() Options {
+	set := func(v *int, full, short int) {
+		if *v == 0 && o.Short {
+			*v = short
+		} else if *v == 0 {
+			*v = full
+		}
+	}
+	set(&o.Writers, 16, 8)
+	set(&o.Rounds, 20, 4)
+	if o.Heartbeat == 0 {
+		o.Heartbeat = time.Second
+	}
+	if o.OperationTimeout == 0 {
+		o.OperationTimeout = 3 * time.Second
+	}
+	if o.Progress == nil {
+		o.Progress = func(string, int, int) {}
+	}
+	return o
+}
+
+// run is one run.
+type run struct {
+	store  persistence.Store
+	opts   Options
+	name   string
+	root   persistence.Store // the scratch location
+	dirty  bool              // something may have been written to it
+	report Report
+	values int
+
+	writes, reads []time.Duration
+	throttled     int
+}
+
+func (r *run) add(name string, s Status, detail, remedy string) {
+	r.report.Checks = append(r.report.Checks, Check{Name: name, Status: s, Detail: detail, Remedy: remedy})
+}
+
+const (
+	useOther    = "use another store; no setting of understudy makes this one safe"
+	checkServer = "look at the server's load and at what lies between"
+)
+
+func (r *run) all(ctx context.Context) error {
+	steps := []struct {
+		name string
+		f    func(context.Context) error
+	}{
+		{"settings", r.settings},
+		{"create once", r.create},
+		{"compare and swap", r.cas},
+		{"swap on nothing", r.missing},
+		{"racing creators", r.raceCreate},
+		{"racing writers", r.raceCAS},
+		{"objects", r.objects},
+		{"latency", r.latency},
+	}
+	for i, s := range steps {
+		r.opts.Progress(s.name, i, len(steps))
+		if err := s.f(ctx); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+	}
+	r.opts.Progress("done", len(steps), len(steps))
+	return nil
+}
+
+// settings judges what the store says of itself before anything is written.
+func (r *run) settings(ctx context.Context) error {
+	const name = "settings"
+	if c, ok := r.store.(persistence.Checker); ok {
+		err := r.timed(ctx, nil, c.Check)
+		if errors.Is(err, persistence.Unsupported) {
+			r.add(name, Fail, err.Error(), "")
+		} else if err != nil {
+			return err
+		}
+	}
+	l := r.store.Limits() // exact only now, see posix
+	for _, w := range l.Warnings {
+		r.add(name, Warn, w, "")
+	}
+	if l.Local {
+		r.add(name, Warn, "this is "+l.LocalWhy+", which other machines do not share: no high availability",
+			"use NFS, a cluster file system, s3 or hdfs")
+	}
+	if l.MinBeat > r.opts.Heartbeat {
+		r.add(name, Warn, fmt.Sprintf("this store takes one write in %s, the heartbeat is %s", l.MinBeat, r.opts.Heartbeat),
+			fmt.Sprintf("set ha.heartbeatInterval to %s or more", l.MinBeat))
+	}
+	if len(r.report.Checks) == 0 {
+		r.add(name, OK, "nothing speaks against it", "")
+	}
+	var err error
+	r.root, err = r.store.Sub(r.name)
+	return err
+}
+
+// handle opens one more handle on the register sub of the scratch location.
+func (r *run) handle(sub string) (persistence.Store, error) {
+	r.dirty = true
+	// Through the store, because handles of one store share its bounds.
+	root, err := r.store.Sub(r.name)
+	if err != nil {
+		return nil, err
+	}
+	return root.Sub(sub)
+}
+
+func (r *run) handles(sub string, n int) ([]persistence.Store, error) {
+	out := make([]persistence.Store, n)
+	for i := range out {
+		var err error
+		if out[i], err = r.handle(sub); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// value returns bytes that no other attempt has.
+func (r *run) value() []byte {
+	r.values++
+	return fmt.Appendf(nil, "u1.verify.%06d.%s", r.values, strings.ToLower(rand.Text()))
+}
+
+// pace keeps to the rate of writes that the store allows one register.
+func (r *run) pace(ctx context.Context) error {
+	beat := r.store.Limits().MinBeat
+	if beat == 0 {
+		return ctx.Err()
+	}
+	select {
+	case <-time.After(beat):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// timed runs one operation within the operation timeout and notes how long it
+// took, if it succeeded.
+func (r *run) timed(ctx context.Context, into *[]time.Duration, f func(context.Context) error) error {
+	octx, cancel := context.WithTimeout(ctx, r.opts.OperationTimeout)
+	defer cancel()
+	begin := time.Now()
+	err := f(octx)
+	if errors.Is(err, persistence.Throttled) {
+		r.throttled++
+	}
+	if err == nil && into != nil {
+		*into = append(*into, time.Since(begin))
+	}
+	return err
+}
+
+func (r *run) read(ctx context.Context, s persistence.Register) (snap persistence.Snapshot, err error) {
+	err = r.timed(ctx, &r.reads, func(ctx context.Context) (err error) {
+		snap, err = s.Read(ctx)
+		return err
+	})
+	return snap, err
+}
+
+func (r *run) swap(ctx context.Context, s persistence.Register, old persistence.Version, val []byte) (v persistence.Version, err error) {
+	err = r.timed(ctx, &r.writes, func(ctx context.Context) (err error) {
+		v, err = s.CAS(ctx, old, val)
+		return err
+	})
+	return v, err
+}
+
+// create tries to create a register twice, with two handles.
+func (r *run) create(ctx context.Context) error {
+	const name = "create once"
+	hs, err := r.handles(".reg", 2)
+	if err != nil {
+		return err
+	}
+	first := r.value()
+	if err := r.timed(ctx, nil, func(ctx context.Context) error { return hs[0].Init(ctx, first) }); err != nil {
+		return err
+	}
+	for _, h := range hs {
+		err := r.timed(ctx, nil, func(ctx context.Context) error { return h.Init(ctx, r.value()) })
+		if err == nil {
+			r.add(name, Fail, "a register that exists was created again", useOther)
+			return nil
+		}
+		if err := dead(ctx, err); err != nil {
+			return err
+		}
+		if bad, err := r.mustRead(ctx, name, first, hs...); bad || err != nil {
+			return err
+		}
+	}
+	r.add(name, OK, "a second create is refused", "")
+	return nil
+}
+
+// mustRead checks that every handle reads want, and reports it if not.
+func (r *run) mustRead(ctx context.Context, name string, want []byte, hs ...persistence.Store) (bad bool, err error) {
+	for _, h := range hs {
+		snap, err := r.settle(ctx, h, func(s persistence.Snapshot) bool { return bytes.Equal(s.Value, want) })
+		if err != nil {
+			return false, err
+		}
+		if !bytes.Equal(snap.Value, want) {
+			r.add(name, Fail, fmt.Sprintf("the register reads %q where %q was written last", snap.Value, want), useOther)
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// settle reads until done says yes, or long enough: a read may be stale for a
+// while. It returns what was read last.
+func (r *run) settle(ctx context.Context, s persistence.Register, done func(persistence.Snapshot) bool) (persistence.Snapshot, error) {
+	end := time.Now().Add(max(2*r.opts.Heartbeat, 100*time.Millisecond))
+	for {
+		snap, err := r.read(ctx, s)
+		if err != nil || done(snap) || time.Now().After(end) {
+			return snap, err
+		}
+		select {
+		case <-time.After(r.opts.Heartbeat / 50):
+		case <-ctx.Done():
+			return snap, ctx.Err()
+		}
+	}
+}
+
+// cas tries the right version, a superseded one and one that never was.
+func (r *run) cas(ctx context.Context) error {
+	const name = "compare and swap"
+	hs, err := r.handles(".reg", 2)
+	if err != nil {
+		return err
+	}
+	other, err := r.handle(".other")
+	if err != nil {
+		return err
+	}
+	if err := r.timed(ctx, nil, func(ctx context.Context) error { return other.Init(ctx, r.value()) }); err != nil {
+		return err
+	}
+	foreign, err := r.read(ctx, other)
+	if err != nil {
+		return err
+	}
+	old, err := r.read(ctx, hs[0])
+	if err != nil {
+		return err
+	}
+	want := r.value()
+	v, err := r.swap(ctx, hs[0], old.Version, want)
+	if errors.Is(err, persistence.Conflict) {
+		r.add(name, Fail, "a swap on the current version is refused: "+err.Error(), useOther)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if v == old.Version || v == "" {
+		r.add(name, Fail, fmt.Sprintf("two values in a row have the version %q", v), useOther)
+		return nil
+	}
+	if bad, err := r.mustRead(ctx, name, want, hs...); bad || err != nil {
+		return err
+	}
+	for _, wrong := range []struct {
+		what string
+		v    persistence.Version
+	}{
+		{"a superseded version", old.Version},
+		{"a version of another register", foreign.Version},
+	} {
+		for _, h := range hs {
+			_, err := r.swap(ctx, h, wrong.v, r.value())
+			if err == nil {
+				r.add(name, Fail, "a swap on "+wrong.what+" succeeded: preconditions are ignored", useOther)
+				return nil
+			}
+			if err := dead(ctx, err); err != nil {
+				return err
+			}
+			if bad, err := r.mustRead(ctx, name, want, hs...); bad || err != nil {
+				return err
+			}
+		}
+	}
+	r.add(name, OK, "swaps on wrong and superseded versions are refused, on the right one they are read back", "")
+	return nil
+}
+
+// missing tries to swap where there is no register.
+func (r *run) missing(ctx context.Context) error {
+	const name = "swap on nothing"
+	h, err := r.handle(".reg")
+	if err != nil {
+		return err
+	}
+	snap, err := r.read(ctx, h)
+	if err != nil {
+		return err
+	}
+	none, err := r.handle(".none")
+	if err != nil {
+		return err
+	}
+	_, err = r.swap(ctx, none, snap.Version, r.value())
+	if err == nil {
+		r.add(name, Fail, "a swap created a register", useOther)
+		return nil
+	}
+	if err := dead(ctx, err); err != nil {
+		return err
+	}
+	if _, err := r.read(ctx, none); !errors.Is(err, persistence.Absent) {
+		if err == nil {
+			r.add(name, Fail, "a swap that was refused created a register", useOther)
+			return nil
+		}
+		return err
+	}
+	r.add(name, OK, "refused", "")
+	return nil
+}
+
+// objects stores, replaces, lists and removes.
+func (r *run) objects(ctx context.Context) error {
+	const name, key = "objects", "nodes/verify"
+	h, err := r.handle(".objects")
+	if err != nil {
+		return err
+	}
+	for _, content := range [][]byte{r.value(), r.value()} {
+		var got []byte
+		err := r.timed(ctx, nil, func(ctx context.Context) error {
+			if err := h.Put(ctx, key, bytes.NewReader(content), int64(len(content))); err != nil {
+				return err
+			}
+			rc, err := h.Get(ctx, key)
+			if err != nil {
+				return err
+			}
+			got, err = io.ReadAll(rc)
+			return errors.Join(err, rc.Close())
+		})
+		if err != nil {
+			return err
+		}
+		if !bytes.Equal(got, content) {
+			r.add(name, Fail, fmt.Sprintf("an object reads %q after %q was put", got, content), useOther)
+			return nil
+		}
+	}
+	var page persistence.Page
+	err = r.timed(ctx, nil, func(ctx context.Context) (err error) {
+		page, err = h.List(ctx, "nodes/", "")
+		return errors.Join(err, h.Delete(ctx, key))
+	})
+	if err != nil {
+		return err
+	}
+	if len(page.Items) != 1 || page.Items[0].Key != key {
+		r.add(name, Fail, fmt.Sprintf("a listing shows %v where there is one object", page.Items), useOther)
+		return nil
+	}
+	r.add(name, OK, "put, replaced, read, listed and removed", "")
+	return nil
+}
+
+// latency renews a register for a while, as a master does.
+func (r *run) latency(ctx context.Context) error {
+	n := 100
+	if r.opts.Short {
+		n = 5
+	}
+	h, err := r.handle(".reg")
+	if err != nil {
+		return err
+	}
+	snap, err := r.read(ctx, h)
+	if err != nil {
+		return err
+	}
+	v := snap.Version
+	for range n {
+		if err := r.pace(ctx); err != nil {
+			return err
+		}
+		next, err := r.swap(ctx, h, v, r.value())
+		switch {
+		case err == nil:
+			v = next
+		case errors.Is(err, persistence.Throttled):
+			// Counted. The next attempt is from the same version.
+		case errors.Is(err, persistence.Conflict):
+			r.add("latency", Fail, "a swap on the current version, made by a single writer, is refused: "+err.Error(), useOther)
+			return nil
+		default:
+			return err
+		}
+		if _, err := r.read(ctx, h); err != nil && !errors.Is(err, persistence.Throttled) {
+			return err
+		}
+	}
+	w, rd := sum(r.writes), sum(r.reads)
+	r.report.Write, r.report.Read = w, rd
+	detail := fmt.Sprintf("writes p50 %s, p99 %s, max %s; reads p50 %s, p99 %s, max %s",
+		short(w.P50), short(w.P99), short(w.Max), short(rd.P50), short(rd.P99), short(rd.Max))
+	slow := max(w.P99, rd.P99)
+	switch {
+	case slow > r.opts.OperationTimeout/2:
+		r.add("latency", Warn, fmt.Sprintf("%s, against an operation timeout of %s", detail, r.opts.OperationTimeout),
+			"raise ha.heartbeatTimeout, or find out what slows the store down")
+	case max(w.P50, rd.P50) > r.opts.Heartbeat/2:
+		r.add("latency", Warn, fmt.Sprintf("%s, against a heartbeat every %s", detail, r.opts.Heartbeat),
+			"raise ha.heartbeatTimeout, or find out what slows the store down")
+	default:
+		r.add("latency", OK, detail, "")
+	}
+	if r.throttled > 0 {
+		r.add("rate", Warn, fmt.Sprintf("%d requests were refused as too many", r.throttled),
+			"raise ha.heartbeatInterval, or the store's limit")
+	}
+	return nil
+}
+
+// dead returns err if it says that the store is not there, rather than that it
+// has refused something.
+func dead(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if errors.Is(err, persistence.Conflict) || errors.Is(err, persistence.Absent) {
+		return nil
+	}
+	return err
+}
+
+// judge makes one sentence of the checks.
+func (r *run) judge() {
+	var fails, warns []Check
+	for _, c := range r.report.Checks {
+		switch c.Status {
+		case Fail:
+			fails = append(fails, c)
+		case Warn:
+			warns = append(warns, c)
+		case OK:
+		}
+	}
+	r.report.OK = len(fails) == 0
+	switch {
+	case len(fails) > 0:
+		r.report.Verdict = fmt.Sprintf("NOT SAFE: %s%s", fails[0].Detail, remedy(fails[0]))
+	case len(warns) > 0:
+		r.report.Verdict = fmt.Sprintf("safe, with %d to look at: %s%s", len(warns), warns[0].Detail, remedy(warns[0]))
+	default:
+		r.report.Verdict = fmt.Sprintf("safe: %d writers in %d rounds had one winner each; a write takes %s (p99 %s)",
+			r.opts.Writers, r.opts.Rounds, short(r.report.Write.P50), short(r.report.Write.P99))
+	}
+}
+
+func remedy(c Check) string {
+	if c.Remedy == "" {
+		return ""
+	}
+	return "; " + c.Remedy
+}
+
+func sum(d []time.Duration) Latency {
+	if len(d) == 0 {
+		return Latency{}
+	}
+	d = slices.Sorted(slices.Values(d))
+	at := func(p int) time.Duration { return d[min(len(d)-1, (len(d)*p+99)/100-1)] }
+	return Latency{Count: len(d), P50: at(50), P99: at(99), Max: d[len(d)-1]}
+}
+
+// short rounds a duration to what a reader takes in.
+func short(d time.Duration) time.Duration {
+	switch {
+	case d > time.Second:
+		return d.Round(10 * time.Millisecond)
+	case d > time.Millisecond:
+		return d.Round(100 * time.Microsecond)
+	}
+	return d.Round(time.Microsecond)
+}
