@@ -25,7 +25,7 @@ type writer struct {
 	undecided lease.Instant // when the last undecided answer came
 	mustRead  bool          // only a read can tell what became of them
 	sent      lease.Instant // t0 of the latest attempt
-	any       bool          // sent means something
+	dropped   Position      // of the last attempts that were forgotten; they may yet turn up in a stale read
 }
 
 func (w *writer) find(id lease.WriteID) (attempt, bool) {
@@ -40,6 +40,9 @@ func (w *writer) find(id lease.WriteID) (attempt, bool) {
 // rebase starts afresh on a version: every attempt from the former one has
 // either become it or lost.
 func (w *writer) rebase(version string, at Position) {
+	if k := len(w.open); k > 0 {
+		w.dropped = w.open[k-1].value.At()
+	}
 	w.base, w.at, w.open, w.mustRead = version, at, nil, false
 }
 
@@ -59,7 +62,7 @@ func (m *Machine) send(v lease.Value, until time.Duration) {
 		timing = m.reign.timing
 	}
 	w.open = append(w.open, attempt{id: v.WriteID, value: v, t0: m.now, timing: timing})
-	w.pending, w.sent, w.any = v.WriteID, m.now, true
+	w.pending, w.sent = v.WriteID, m.now
 	m.act(Write{Old: w.base, Value: v, Until: until})
 }
 

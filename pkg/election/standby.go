@@ -127,7 +127,7 @@ func (m *Machine) see(version string, v lease.Value, byRead bool) {
 	}
 	if v.At().After(m.high) {
 		if v.Incarnation == m.cfg.Incarnation && m.reign == nil && v.Held {
-			if _, ok := m.w.find(v.WriteID); !ok {
+			if _, ok := m.w.find(v.WriteID); !ok && v.At().After(m.w.dropped) {
 				m.note(NoteAlarm, v.Term, "the register holds a value of this very run that it never wrote")
 			}
 		}
