@@ -164,6 +164,10 @@ func (p picture) storeOK() bool {
 	if p.Store.Error != "" || p.Store.LastRead.IsZero() || wrote.IsZero() {
 		return false
 	}
+	read := p.Store.LastRead
+	if p.leading() {
+		read = wrote // the master needs no read to renew: each swap is an answer
+	}
 	// A standby writes nothing but its record; the master writes the register
 	// at every heartbeat.
 	recent := max(3*p.Heartbeat, 3*time.Second)
@@ -171,7 +175,7 @@ func (p picture) storeOK() bool {
 	if own, ok := p.Nodes[p.Node]; ok && !p.leading() {
 		write = max(write, 3*time.Duration(own.IntervalMs)*time.Millisecond)
 	}
-	return p.now.Longest(p.Store.LastRead) < recent && p.now.Longest(wrote) < write
+	return p.now.Longest(read) < recent && p.now.Longest(wrote) < write
 }
 
 // lastWrite is when a write of this node was last known to have succeeded: of

@@ -117,6 +117,13 @@ func (d *daemon) prepare(ctx context.Context) error {
 	if d.timing, err = election.Derive(d.cfg.TimingRequest(l.MinBeat, l.PollDivisor)); err != nil {
 		return err
 	}
+	if err = checkPersistMode(ctx, d.store, d.cfg.PersistMode, d.dir.Node(), d.timing); err != nil {
+		// A node told to REBIND never makes a plane, so it may wait for the store.
+		if d.cfg.HA.FailFast || d.cfg.PersistMode != config.PersistRebind || !errors.Is(err, persistence.Unknown) {
+			return err
+		}
+		d.log.Warn("the store does not answer; waiting for it", zap.Error(err))
+	}
 	if d.listener, err = server.Listen(ctx, d.cfg.Server.Listen); err != nil {
 		return exitf(exitUsage, "%w", err)
 	}
@@ -259,8 +266,7 @@ func (d *daemon) prepareAuth() error {
 		auth, fresh, err = server.GenerateCredentials(d.cfg.DataDir)
 		d.auth = auth
 		if fresh != nil {
-			line := fresh.User + ":" + fresh.Password + "\n"
-			if werr := os.WriteFile(filepath.Join(d.cfg.DataDir, localCredentialsFile), []byte(line), 0o600); werr != nil {
+			if werr := keepLocalCredentials(d.cfg.DataDir, fresh.User, fresh.Password); werr != nil {
 				d.log.Warn("commands on this host will need --user and --password-file", zap.Error(werr))
 			}
 			fmt.Fprintf(os.Stderr, "A user was made for REST and is shown this once: %s:%s\n", fresh.User, fresh.Password)
@@ -279,7 +285,7 @@ func (d *daemon) node() (*ha.Node, error) {
 	return ha.New(d.store, ha.Options{
 		Node: d.dir.Node(), Incarnation: d.run, URI: d.uri, Version: build().Version,
 		Mode: c.HighAvailabilityMode, Priority: d.dir.Priority(c.Priority), Timing: d.timing,
-		HotStandby: c.HA.HotStandby, AutoInit: c.HA.AutoInit && (c.Store.AllowLocal || !d.store.Limits().Local),
+		HotStandby: c.HA.HotStandby, StateCompat: c.HA.StateCompat, AutoInit: c.HA.AutoInit && c.PersistMode != config.PersistRebind && (c.Store.AllowLocal || !d.store.Limits().Local),
 		FailFast: c.HA.FailFast, DrainDelay: c.Service.DrainDelay, Force: d.force,
 		InactiveNodeRemoval: c.HA.InactiveNodeRemoval,
 		Clock:               clock.Now, Service: d.service, Memory: d.dir, Former: former,

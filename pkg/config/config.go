@@ -58,6 +58,7 @@ type HA struct {
 	HotStandby               bool          `yaml:"hotStandby"`                                      // AUTO nodes follow as HOT_STANDBY
 	AutoInit                 bool          `yaml:"autoInit"`                                        // a node may make the plane (R0)
 	FailFast                 bool          `yaml:"failFast"`                                        // exit 4 when the store can not be reached at start
+	StateCompat              bool          `yaml:"stateCompat"`                                     // MASTER shows from the moment of the claim, as in Brooklyn
 	InactiveNodeRemoval      time.Duration `yaml:"inactiveNodeRemoval"`                             // silent nodes are forgotten after this; 0: never
 }
 

@@ -28,11 +28,14 @@ type Options struct {
 	Priority    int
 	Timing      election.Timing // zero: the defaults of election.Derive
 
-	HotStandby bool          // AUTO shows HOT_STANDBY rather than STANDBY
-	AutoInit   bool          // this node may make the register of a new plane
-	FailFast   bool          // end with code 4 when the store can not be reached at start
-	DrainDelay time.Duration // of planned ends, before the service is stopped
-	Force      bool          // DISABLED although the plane is alive
+	HotStandby bool // AUTO shows HOT_STANDBY rather than STANDBY
+	// StateCompat shows MASTER from the moment of the claim, as Apache Brooklyn
+	// does. Health paths go on telling the truth.
+	StateCompat bool
+	AutoInit    bool          // this node may make the register of a new plane
+	FailFast    bool          // end with code 4 when the store can not be reached at start
+	DrainDelay  time.Duration // of planned ends, before the service is stopped
+	Force       bool          // DISABLED although the plane is alive
 	// InactiveNodeRemoval: the master forgets nodes silent for this long; 0: never.
 	InactiveNodeRemoval time.Duration
 

@@ -22,7 +22,7 @@ func (n *Node) publish(now lease.Instant) {
 		Version: n.opts.Version, Mode: v.Mode, Priority: v.Priority, Started: n.started,
 		Heartbeat: v.Timing.Heartbeat, Timeout: v.Timing.Timeout, Poll: v.Timing.Poll,
 		Standing: v.Standing, Why: v.Why, Detail: v.Detail, Warnings: n.warnings,
-		Electable: v.Electable, Stopping: v.Ending, Paused: v.Paused,
+		Compat: n.opts.StateCompat, Electable: v.Electable, Stopping: v.Ending, Paused: v.Paused,
 		Term: v.Term, Holder: v.Holder, HolderOK: v.HolderOK,
 		Store: n.storage, Service: n.service.Info(), LoopAt: n.loopAt,
 	}

@@ -32,6 +32,7 @@ type Status struct {
 	Detail   string       // the same in a sentence, with the remedy
 	Warnings []string
 
+	Compat    bool // StateAt says MASTER as soon as the term is held
 	Electable bool // could be promoted now
 	Stopping  bool // shutting down
 	Paused    bool // automatic moves are off, plane-wide
@@ -81,7 +82,7 @@ func (s *Status) LeaseRemaining(now lease.Instant) time.Duration {
 // StateAt is the node's state at the given moment, by the truth rule.
 func (s *Status) StateAt(now lease.Instant) lease.State {
 	switch {
-	case s.Serving(now):
+	case s.Serving(now), s.Compat && s.Leading(now):
 		return lease.StateMaster
 	case s.Reign != nil && s.Reign.Leading && !s.Leading(now):
 		// The lease ran down and nobody told us yet: the loop is stuck.
