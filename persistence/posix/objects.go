@@ -108,6 +108,11 @@ func (w *writer) step(data []byte, last bool) (err error) {
 		}
 		tmp := filepath.Join(dir, ".tmp-"+random())
 		f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
+		if isMissing(err) || errors.Is(err, syscall.ENOTDIR) {
+			if rerr := w.s.reachable(); rerr != nil {
+				return rerr
+			}
+		}
 		if err != nil {
 			return wrap("create a file in", dir, err)
 		}
