@@ -216,7 +216,10 @@ func (d *daemon) openStore(ctx context.Context) error {
 	}
 	if l := d.store.Limits(); l.Local && d.cfg.PersistMode != config.PersistDisabled {
 		if d.cfg.Store.AllowLocal {
-			d.warn("NO_HA_GUARANTEE: persistenceDir " + d.loc.String() + " is on " + l.LocalWhy + ", which no other machine shares")
+			// The operator said so: shown, but not warned of at every start.
+			w := "NO_HA_GUARANTEE: persistenceDir " + d.loc.String() + " is on " + l.LocalWhy + ", which no other machine shares"
+			d.warnings = append(d.warnings, w)
+			d.log.Info(w)
 		} else {
 			d.warn("LOCAL_STORE: persistenceDir " + d.loc.String() + " is on " + l.LocalWhy + ", which no other machine shares: no plane is made there by a node. Mount the shared file system, or set store.allowLocal, or run understudy init")
 		}

@@ -163,8 +163,14 @@ func runCommand(ctx context.Context, d *daemon) error {
 	}
 	err := runNode(ctx, d)
 	if err == nil && once != nil {
-		if code := once.code.Load(); code > 0 {
-			return silently(int(code))
+		code := int(once.code.Load())
+		switch why := once.why.Load(); {
+		case code == 126 || code == 127:
+			return exitf(code, "run: %s", *why)
+		case code == exitLeaseLost:
+			return exitf(code, "run: the lease was lost, so the command was killed")
+		case code > 0:
+			return silently(code)
 		}
 		return nil
 	}
@@ -182,6 +188,7 @@ type runOnce struct {
 	wait    sync.WaitGroup
 	started atomic.Bool
 	code    atomic.Int32 // exit code of the run
+	why     atomic.Pointer[string]
 }
 
 func newRunOnce(s ha.Service, leaseLost func() bool, end func()) *runOnce {
@@ -192,7 +199,8 @@ func newRunOnce(s ha.Service, leaseLost func() bool, end func()) *runOnce {
 		for ev := range s.Events() {
 			switch ev.Kind {
 			case ha.ServiceFailed:
-				r.code.Store(int32(max(ev.Exit, 0))) //nolint:gosec // an exit code
+				r.code.Store(int32(max(ev.Exit, 0)))
+				r.why.Store(&ev.Why)
 				end()
 			case ha.ServiceStopping, ha.ServiceGuardLost:
 				r.code.Store(exitLeaseLost)
@@ -204,7 +212,7 @@ func newRunOnce(s ha.Service, leaseLost func() bool, end func()) *runOnce {
 				if leaseLost() {
 					r.code.Store(exitLeaseLost)
 				} else if code, ok := exits.ExitCode(); ok && r.code.Load() == 0 {
-					r.code.Store(int32(code)) //nolint:gosec // an exit code
+					r.code.Store(int32(code))
 				}
 				end()
 			case ha.ServiceArmed, ha.ServiceReady, ha.ServiceUnready, ha.ServiceStuck:
@@ -226,7 +234,7 @@ func (r *runOnce) Events() <-chan ha.ServiceEvent { return r.out }
 
 // Close implements ha.Service.
 func (r *runOnce) Close() error {
-	go func() { //nolint:gosec // ends with the channel
+	go func() {
 		for range r.out { // nobody reads any more
 		}
 	}()
