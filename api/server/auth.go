@@ -279,6 +279,10 @@ const (
 // never again: nil means that the file was there already. A file that can not
 // be used is an error that names it and the remedy; it is never replaced.
 func GenerateCredentials(dataDir string) (*HTPasswd, *Credentials, error) {
+	return generateCredentials(dataDir, bcrypt.DefaultCost)
+}
+
+func generateCredentials(dataDir string, cost int) (*HTPasswd, *Credentials, error) {
 	path := filepath.Join(dataDir, htpasswdFile)
 	remedy := fmt.Sprintf("repair it, or remove it to have a new password made and printed: rm %s", path)
 	auth, err := LoadHTPasswd(path)
@@ -289,7 +293,7 @@ func GenerateCredentials(dataDir string) (*HTPasswd, *Credentials, error) {
 		return nil, nil, fmt.Errorf("%w; %s", err, remedy)
 	}
 	c := &Credentials{User: generatedUser, Password: rand.Text()} // 130 random bits
-	hash, err := bcrypt.GenerateFromPassword([]byte(c.Password), bcrypt.DefaultCost)
+	hash, err := bcrypt.GenerateFromPassword([]byte(c.Password), cost)
 	if err != nil {
 		return nil, nil, fmt.Errorf("make the password of %s: %w", c.User, err)
 	}
