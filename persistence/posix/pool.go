@@ -21,7 +21,7 @@ var errNotSent = errors.New("not sent")
 // pool runs the operations of one kind in workers, so that callers can leave
 // by their context while the I/O stays behind.
 type pool struct {
-	kind string // for messages
+	dir, kind string // for messages
 
 	mu      sync.Mutex
 	running int           // workers inside the file system
@@ -31,8 +31,8 @@ type pool struct {
 	chores  []func()      // clean-up nobody waits for
 }
 
-func newPool(kind string) *pool {
-	return &pool{kind: kind, changed: make(chan struct{})}
+func newPool(dir, kind string) *pool {
+	return &pool{dir: dir, kind: kind, changed: make(chan struct{})}
 }
 
 // wake lets waiting callers look again. The caller holds mu.
@@ -57,8 +57,8 @@ func (p *pool) acquire(ctx context.Context) error {
 		if p.stuck >= maxWorkers {
 			age := time.Since(p.since).Round(100 * time.Millisecond)
 			p.mu.Unlock()
-			return fmt.Errorf("%w: %w: %d earlier %s operations have been stuck in the file system for %s; "+
-				"is its server or network down?", persistence.Unknown, errNotSent, maxWorkers, p.kind, age)
+			return fmt.Errorf("%w: %w: %d earlier %s operations have been stuck in the file system of %s for %s; "+
+				"is its server or network down?", persistence.Unknown, errNotSent, maxWorkers, p.kind, p.dir, age)
 		}
 		changed := p.changed
 		p.mu.Unlock()
@@ -142,5 +142,5 @@ func call[T any](ctx context.Context, p *pool, f func() (T, error), late func(T,
 	p.stuck++
 	p.wake()
 	var none T
-	return none, fmt.Errorf("%w: no answer from the file system: %w", persistence.Unknown, ctx.Err())
+	return none, fmt.Errorf("%w: no answer from the file system of %s: %w; is its server or network down?", persistence.Unknown, p.dir, ctx.Err())
 }

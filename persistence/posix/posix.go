@@ -85,7 +85,7 @@ func Open(dir string, opts Options) (*Store, error) {
 func newStore(dir, base string, m mount, opts Options) *Store {
 	return &Store{
 		dir: dir, base: base, mount: m, opts: opts,
-		reads: newPool("read"), writes: newPool("write"), objects: newPool("object"),
+		reads: newPool(dir, "read"), writes: newPool(dir, "write"), objects: newPool(dir, "object"),
 	}
 }
 

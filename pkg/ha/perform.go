@@ -153,9 +153,10 @@ func (n *Node) fromService(ev ServiceEvent) election.Event {
 	return election.Tick{}
 }
 
-// goVerify checks the store until it passes (R18). A store that can not be
-// reached is tried again; one that fails the checks too, more slowly, since an
-// operator may repair it.
+// goVerify checks the store until it passes (R18). One that can not be reached
+// is tried again at the pace of heartbeats, so that the plane recovers with it;
+// one that fails the checks more and more slowly, since only an operator can
+// repair it.
 func (n *Node) goVerify(ctx context.Context) {
 	if n.opts.Verify == nil {
 		n.events <- election.Trust{OK: true}
@@ -163,17 +164,27 @@ func (n *Node) goVerify(ctx context.Context) {
 	}
 	n.wait.Go(func() {
 		pause := n.opts.Timing.Heartbeat
+		silent := false // that the store does not answer was said
 		for ctx.Err() == nil {
 			err := n.opts.Verify(ctx)
 			if err == nil {
 				n.send(election.Trust{OK: true})
 				return
 			}
-			n.send(election.Trust{Why: "the store did not pass verification: " + err.Error()})
+			wait, why, said := pause, "the store did not pass verification: "+err.Error(), false
+			if errors.Is(err, persistence.Unknown) {
+				wait, why = n.opts.Timing.Heartbeat, "the store could not be verified yet: "+err.Error()
+				said, silent = silent, true
+			} else {
+				pause = min(2*pause, time.Minute)
+			}
+			n.send(election.Trust{Why: why})
+			if !said && ctx.Err() == nil {
+				n.log.Warn("this node may not claim", zap.String("why", why))
+			}
 			select {
 			case <-ctx.Done():
-			case <-time.After(pause):
-				pause = min(2*pause, time.Minute)
+			case <-time.After(wait):
 			}
 		}
 	})
@@ -187,22 +198,28 @@ func (n *Node) account(now lease.Instant, ev election.Event) {
 			n.storeFailed(ev.Detail)
 			return
 		}
-		n.storage.LastRead, n.storage.Error = now, ""
+		n.storage.LastRead = now
+		n.storeAnswered()
 	case election.WriteDone:
 		if ev.Applied {
-			n.storage.LastWrite, n.storage.Error = now, ""
+			n.storage.LastWrite = now
+			n.storeAnswered()
 		}
 	case election.Trust:
 		n.storage.Verified = ev.OK
-		if !ev.OK {
-			n.log.Warn("store not trusted", zap.String("why", ev.Why))
-		}
 	}
+}
+
+func (n *Node) storeAnswered() {
+	if n.storage.Error != "" {
+		n.log.Info("the store answers again", zap.String("store", n.storage.URL))
+	}
+	n.storage.Error = ""
 }
 
 func (n *Node) storeFailed(detail string) {
 	if n.storage.Error == "" {
-		n.log.Warn("store", zap.String("error", detail))
+		n.log.Warn("the store does not answer", zap.String("store", n.storage.URL), zap.String("error", detail))
 	}
 	n.storage.Error = detail
 	if n.opts.FailFast && n.storage.LastRead.IsZero() && n.exit == nil {
