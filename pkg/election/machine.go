@@ -175,6 +175,9 @@ func (m *Machine) handle(ev Event) {
 	case ReadDone:
 		m.readDone(ev)
 	case WriteDone:
+		if ev.Applied {
+			m.answered = m.now
+		}
 		m.writeDone(ev)
 	case Listed:
 		m.listed(ev)

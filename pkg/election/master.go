@@ -158,8 +158,11 @@ func (m *Machine) killGuard(r *reign, why string) {
 }
 
 func (m *Machine) storeWord() string {
-	if m.storeDown != "" {
+	switch {
+	case m.storeDown != "":
 		return m.storeDown
+	case m.trouble.detail != "":
+		return m.trouble.detail // it answered, but not with our register
 	}
 	return "the store did not answer"
 }

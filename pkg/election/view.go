@@ -78,6 +78,9 @@ func (m *Machine) standing(now lease.Instant, v *View) lease.State {
 	case r != nil && r.stuck:
 		v.Why, v.Detail = ReasonFencingFailed, "the service is still alive past the end of the lease; the term is not released"
 		return lease.StateFailed
+	case r != nil && r.over && r.code == ReasonLeaseLost && m.trouble.code != "":
+		v.Why, v.Detail = m.trouble.code, m.trouble.detail // what an operator has to put right
+		return lease.StateFailed
 	case r != nil && r.over && r.code != "":
 		v.Why, v.Detail = r.code, r.overWhy
 		return lease.StateFailed
