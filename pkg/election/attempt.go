@@ -161,7 +161,7 @@ func (m *Machine) confirm(a attempt, version string) {
 	default:
 		r.value, r.t0, r.late = a.value, a.t0, false
 		if r.over && m.cfg.Without.off(WithoutStickiness) {
-			r.over, r.started, r.stopped, r.empty, r.readBack, r.code = false, false, false, false, true, ""
+			r.over, r.armed, r.owed, r.started, r.stopped, r.empty, r.code = false, false, false, false, false, false, ""
 		}
 		m.arm(r)
 	}

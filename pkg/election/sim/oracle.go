@@ -11,6 +11,7 @@ import (
 type oracle struct {
 	top      lease.Term // highest term ever claimed
 	served   lease.Term // highest term in which somebody served
+	claimed  instant    // when
 	last     int8       // the node that served last; -1: none yet
 	silent   bool       // the last reign ended without a release
 	serving  int        // nodes that say they serve
@@ -195,7 +196,12 @@ func (w *World) committed(prev, v lease.Value, child bool) {
 		w.violate(false, "a claim that is released")
 	}
 	if claim {
-		o.top = v.Term
+		o.top, o.claimed = v.Term, w.t
+		if hook := w.cfg.Profile.OnClaim; hook != nil {
+			if n := w.holder(); n != nil {
+				hook(w, n)
+			}
+		}
 		if !prev.Held {
 			w.res.Releases++
 		}

@@ -19,6 +19,7 @@ type Profile struct {
 	Same    bool           // all nodes have the same timing
 	NoHeal  bool           // faults are not healed at the end: the script arranges that
 	Script  func(w *World) // extra plans, made at the start
+	OnClaim func(w *World, n *node)
 }
 
 // Mixed has every kind of fault that the protocol's assumptions allow.
@@ -32,6 +33,195 @@ func Mixed() Profile {
 	} {
 		p.Weights[k] = weight
 	}
+	return p
+}
+
+// pulse has fn called again and again, about every d, until the faults end.
+func (w *World) pulse(d int64, fn func()) {
+	w.after(w.between(d/2, 3*d/2), func() {
+		if w.t < w.healAt {
+			fn()
+			w.pulse(d, fn)
+		}
+	})
+}
+
+// onHolder is pulse for what happens to the node that serves.
+func onHolder(d int64, fn func(w *World, n *node)) func(*World) {
+	return func(w *World) {
+		w.pulse(d, func() {
+			if n := w.holder(); n != nil && n.serving {
+				fn(w, n)
+			}
+		})
+	}
+}
+
+// plain is a quiet plane with short leases, for scripts to disturb.
+func plain(name string) Profile {
+	return Profile{Name: name, Presets: []string{"fast"}, Same: true}
+}
+
+// Basic has few kinds of faults, each of them serious.
+func Basic() Profile {
+	p := plain("basic")
+	p.Every, p.Library = 12*time.Second, 40
+	for _, k := range []Kind{PartitionBoth, PartitionWrites, DaemonPause, DaemonCrash, HostCrash, StepDown, SlowStop, GuardPause} {
+		p.Weights[k] = 1
+	}
+	return p
+}
+
+// LostReplies loses answers and little else.
+func LostReplies() Profile {
+	p := plain("lost-replies")
+	p.Every = 8 * time.Second
+	p.Weights[LostReply], p.Weights[FalseError] = 2, 1
+	return p
+}
+
+// StaleTwin lets an attempt land unnoticed, has the master look at stale reads
+// while it tries again, and cuts it off once it has found out.
+func StaleTwin() Profile {
+	p := plain("stale-twin")
+	p.Library = 100
+	p.Script = onHolder(25*sec, func(w *World, n *node) {
+		tr := &n.trouble
+		quiet := w.t + w.between(1200*ms, 2300*ms)
+		tr.stale, tr.staleAt = quiet, w.t
+		tr.lossy, tr.lossyAs = quiet, LostReply
+		w.logf(n, "FAULT replies are lost and reads stale")
+		w.after(quiet-w.t+w.upTo(400*ms), func() { w.hit(PartitionBoth, n, w.t+10*sec) })
+	})
+	return p
+}
+
+// SlowNews has the master learn late that it was successful, and nothing more.
+func SlowNews() Profile {
+	p := plain("slow-news")
+	p.Library = 100
+	p.Script = onHolder(25*sec, func(w *World, n *node) {
+		tr := &n.trouble
+		quiet := w.t + w.between(1200*ms, 2100*ms)
+		tr.noRead = quiet
+		tr.lossy, tr.lossyAs = quiet, LostReply
+		w.logf(n, "FAULT replies are lost and reads fail")
+		w.after(quiet-w.t+w.upTo(400*ms), func() { w.hit(PartitionBoth, n, w.t+10*sec) })
+	})
+	return p
+}
+
+// TwinDisk starts a copy of the master's disk on another machine while the
+// master is cut off from the store.
+func TwinDisk() Profile {
+	p := plain("twin-disk")
+	p.Library = 50
+	p.Script = onHolder(60*sec, func(w *World, n *node) {
+		if w.res.Faults[Clone] >= 3 {
+			return
+		}
+		w.hit(PartitionBoth, n, w.t+8*sec)
+		w.after(w.upTo(500*ms), func() { w.hit(Clone, n, w.t) })
+	})
+	return p
+}
+
+// NewTimeout gives the master a longer timeout and cuts it off.
+func NewTimeout() Profile {
+	p := plain("new-timeout")
+	p.Library = 50
+	p.Script = onHolder(40*sec, func(w *World, n *node) {
+		old := n.timing
+		t, err := election.Derive(election.TimingRequest{Timeout: 15 * time.Second})
+		if err != nil {
+			panic(err)
+		}
+		w.fired(SetTimeout)
+		w.logf(n, "FAULT heartbeatTimeout becomes 15s in mid-term")
+		w.setTimeout(n, t)
+		w.after(w.upTo(2*sec), func() { w.hit(PartitionBoth, n, w.t+20*sec) })
+		w.after(25*sec, func() { w.setTimeout(n, old) })
+	})
+	return p
+}
+
+// Restored brings an old state of the store back under a living plane whose
+// nodes have all seen what came after it.
+func Restored() Profile {
+	p := plain("restored")
+	p.Script = func(w *World) {
+		w.pulse(20*sec, func() {
+			if n := w.holder(); n != nil {
+				w.hit(StepDown, n, w.t)
+			}
+		})
+		w.pulse(30*sec, func() {
+			if n := w.holder(); n != nil && n.serving && w.t-w.oracle.claimed > 5*sec {
+				w.hit(Rollback, n, w.t)
+			}
+		})
+	}
+	return p
+}
+
+// Mute has a best candidate that can write but not read.
+func Mute() Profile {
+	p := plain("mute")
+	p.NoHeal = true
+	p.Script = func(w *World) {
+		mute := w.nodes[0]
+		mute.trouble.priority = 100
+		w.after(w.between(20*sec, 30*sec), func() {
+			n := w.holder()
+			if n == nil || n == mute {
+				n = w.nodes[1]
+				w.post(mute, 0, election.StepDown{To: n.id, HoldOff: time.Second, Why: "switchover"})
+			}
+			w.after(20*sec, func() {
+				w.hit(HostCrash, n, w.t+40*sec)
+				w.after(w.between(sec, 4*sec), func() { w.hit(PartitionReads, mute, w.end) })
+			})
+		})
+	}
+	return p
+}
+
+// Stuck has a best candidate that everybody sees and that never claims.
+func Stuck() Profile {
+	p := plain("stuck")
+	p.NoHeal = true
+	p.Script = func(w *World) { w.nodes[0].trouble.stuckBest = true }
+	return p
+}
+
+// LateStart lets claims be read back at the last moment, over a slow pipe to
+// the guard.
+func LateStart() Profile {
+	p := plain("late-start")
+	p.Script = func(w *World) {
+		w.pulse(12*sec, func() {
+			if n := w.holder(); n != nil {
+				w.hit(StepDown, n, w.t)
+			}
+		})
+	}
+	p.OnClaim = func(w *World, n *node) {
+		d := int64(n.timing.StopAfter())
+		n.trouble.noRead = min(w.t+d-w.upTo(800*ms), w.healAt)
+		w.fired(PartitionReads)
+		w.hit(GuardDelays, n, min(w.t+d+sec, w.healAt))
+	}
+	return p
+}
+
+// Cut has library nodes that lose the store for a little longer than the lease
+// allows.
+func Cut() Profile {
+	p := plain("cut")
+	p.Library = 100
+	p.Script = onHolder(20*sec, func(w *World, n *node) {
+		w.hit(PartitionBoth, n, w.t+w.between(2*sec, 6*sec))
+	})
 	return p
 }
 
