@@ -61,7 +61,7 @@ func newNode(p *Plane, name string, settings map[string]any) *Node {
 		Name: name, DataDir: filepath.Join(p.Dir, name), Store: p.Store,
 		plane: p, settings: settings, port: freePort(p), mark: p.mark + "-" + name,
 		http: &http.Client{
-			Timeout: 2 * time.Second,
+			Timeout: time.Second,
 			Transport: &http.Transport{
 				TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // self-signed, on loopback
 				DisableKeepAlives: true,                                  // a frozen daemon must not own our connections
@@ -227,6 +227,9 @@ func (n *Node) WaitExit(within time.Duration) int {
 // Processes lists what lives of the node.
 func (n *Node) Processes() []Process { return marked(n.mark) }
 
+// Count says how many processes of a role live.
+func (n *Node) Count(r Role) int { return len(only(n.Processes(), []Role{r})) }
+
 // Find returns the node's only process of a role.
 func (n *Node) Find(r Role) Process {
 	n.plane.t.Helper()
@@ -306,7 +309,7 @@ type Reply struct {
 	Body   string
 }
 
-// Get asks the node with its credentials, within two seconds.
+// Get asks the node with its credentials, within a second.
 func (n *Node) Get(path string) (Reply, error) {
 	user, password, err := n.Credentials()
 	if err != nil {

@@ -9,9 +9,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/understudy-ha/understudy/pkg/lease"
 	"github.com/understudy-ha/understudy/test/e2e/intervals"
 	"github.com/understudy-ha/understudy/test/faultfs"
 )
@@ -168,15 +170,75 @@ func (p *Plane) WaitMaster(within time.Duration) *Node {
 	return masters[0]
 }
 
-// Masters lists the nodes that answer 200 on /master now.
+// Masters lists the nodes that answer 200 on /master now. All are asked at
+// once: one that is frozen must not hold up the others.
 func (p *Plane) Masters() []*Node {
+	is := make([]bool, len(p.Nodes))
+	var wg sync.WaitGroup
+	for i, n := range p.Nodes {
+		if n.Running() {
+			wg.Go(func() { is[i] = n.IsMaster() })
+		}
+	}
+	wg.Wait()
 	var out []*Node
-	for _, n := range p.Nodes {
-		if n.Running() && n.IsMaster() {
+	for i, n := range p.Nodes {
+		if is[i] {
 			out = append(out, n)
 		}
 	}
 	return out
+}
+
+// NodeOf returns the node that ran a service.
+func (p *Plane) NodeOf(tree intervals.Tree) *Node {
+	p.t.Helper()
+	for _, n := range p.Nodes {
+		if n.ID() == tree.Node {
+			return n
+		}
+	}
+	p.t.Fatalf("no node of this plane ran %v", tree)
+	return nil
+}
+
+// Register reads the register as a person would: it is the name of a file.
+func (p *Plane) Register() lease.Value {
+	p.t.Helper()
+	entries, err := os.ReadDir(filepath.Join(p.Store, "lease"))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if len(entries) != 1 {
+		p.t.Fatalf("the register has %d names, want 1", len(entries))
+	}
+	v, err := lease.ParseValue([]byte(entries[0].Name()))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return v
+}
+
+// Latest returns the service that started last.
+func (p *Plane) Latest() intervals.Tree {
+	p.t.Helper()
+	tree, ok := p.Record().Latest()
+	if !ok {
+		p.t.Fatal("no service has started")
+	}
+	return tree
+}
+
+// Tree reads a service's record again.
+func (p *Plane) Tree(id string) intervals.Tree {
+	p.t.Helper()
+	for _, tree := range p.Record().Trees {
+		if tree.ID == id {
+			return tree
+		}
+	}
+	p.t.Fatalf("no record of service %s", id)
+	return intervals.Tree{}
 }
 
 // Standby returns a running node that is not the given one.

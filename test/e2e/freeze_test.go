@@ -1,0 +1,120 @@
+package e2e_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/understudy-ha/understudy/test/e2e/harness"
+	"github.com/understudy-ha/understudy/test/e2e/intervals"
+	"github.com/understudy-ha/understudy/test/faultfs"
+)
+
+// TestFreezeLong freezes the master's daemon for longer than T: its guard has
+// killed the service before the next one begins, and the daemon wakes up as a
+// standby.
+func TestFreezeLong(t *testing.T) {
+	p := harness.NewPlane(t, harness.Options{ServiceEnv: map[string]string{"REC_FORK": "1"}})
+	master := p.StartAndWait(settle)
+	var took, ahead []time.Duration
+	for range harness.Rounds(2, 10) {
+		old := p.Latest()
+		at := master.Signal(unix.SIGSTOP)
+		next := p.WaitStart(at, 2*fastT+settle)
+		took = append(took, next.Start.Sub(at))
+		another(t, p, next, master)
+		if master.Count(harness.Service) > 0 {
+			t.Errorf("the next service runs, and the frozen node's is alive")
+		}
+		if want := fmt.Sprintf("term %d: stop begins: the lease was not renewed in time", old.Term); !strings.Contains(master.GuardLog(), want) {
+			t.Errorf("the guard's log lacks %q", want)
+		}
+		old = p.Tree(old.ID)
+		ahead = append(ahead, next.Start.Sub(old.Last))
+		// Longer than T in any case.
+		time.Sleep(at.Add(fastT + 2*time.Second).Sub(intervals.Now()))
+		if !master.Find(harness.Daemon).Stopped() {
+			t.Fatal("the daemon is not frozen")
+		}
+		woken := master.Signal(unix.SIGCONT)
+		master.WaitStandby(settle)
+		if got := p.WaitSettled(settle); got != p.NodeOf(next) {
+			t.Errorf("%s is master after the other one woke, want %s", got.Name, p.NodeOf(next).Name)
+		}
+		if n := p.Record().StartsAfter(woken); n > 0 {
+			t.Errorf("%d services started after the daemon woke, want none", n)
+		}
+		master = p.NodeOf(next)
+	}
+	harness.Figures(t, "SIGSTOP of the daemon to the next start", took)
+	harness.Figures(t, "guard's kill to the next start", ahead)
+}
+
+// TestFreezeShort freezes the master's daemon until its guard has begun to
+// stop the service, then wakes it before its lease has ended, with its store
+// hung: it must not start anything again in that term, although by its own
+// clock the lease is still ahead.
+func TestFreezeShort(t *testing.T) {
+	p := harness.NewPlane(t, harness.Options{
+		FaultFS: true,
+		// The service is still there when the daemon wakes.
+		ServiceEnv: map[string]string{"REC_STOP_DELAY": "500", "REC_FORK": "1"},
+	})
+	master := p.StartAndWait(settle)
+	const (
+		stopBegins = 2450 * time.Millisecond // D of the preset "fast"
+		leaseEnds  = 4450 * time.Millisecond // E
+	)
+	var signalled, took []time.Duration
+	for range harness.Rounds(2, 20) {
+		old := p.Latest()
+		hang := master.Fault.Inject(faultfs.Rule{Hang: true, Deaf: true})
+		at := master.Signal(unix.SIGSTOP)
+		var first intervals.Instant
+		if !harness.Poll(leaseEnds, func() bool {
+			first = firstSignal(p.Tree(old.ID))
+			return first != 0
+		}) {
+			t.Fatal("the guard did not stop the service of a frozen daemon")
+		}
+		woken := master.Signal(unix.SIGCONT)
+		signalled = append(signalled, first.Sub(at))
+		// The lease began before the freeze, so it ends no later than this.
+		if late := woken.Sub(first); late > leaseEnds-stopBegins-200*time.Millisecond {
+			t.Errorf("woken %v after the first signal: too late to prove anything", late)
+		}
+		next := p.WaitStart(first, 2*fastT+settle)
+		took = append(took, next.Start.Sub(at))
+		another(t, p, next, master)
+		if hang.Fired() == 0 {
+			t.Error("nothing was asked of the hung store")
+		}
+		master.Fault.Clear()
+		p.WaitSettled(2 * settle)
+		for _, tree := range p.Record().Trees {
+			if tree.Node == old.Node && tree.Term == old.Term && tree.ID != old.ID {
+				t.Errorf("started again in term %d: %v, after %v", tree.Term, tree, old)
+			}
+		}
+		if n := strings.Count(master.GuardLog(), fmt.Sprintf("term %d: stop begins", old.Term)); n != 1 {
+			t.Errorf("the guard began to stop term %d %d times, want once", old.Term, n)
+		}
+		master = p.WaitSettled(settle)
+	}
+	harness.Figures(t, "SIGSTOP to the guard's first signal", signalled)
+	harness.Figures(t, "SIGSTOP to the next start, store hung", took)
+}
+
+// firstSignal is when a process of the service was first asked to stop.
+func firstSignal(tree intervals.Tree) intervals.Instant {
+	var first intervals.Instant
+	for _, q := range tree.Processes {
+		if len(q.Signals) > 0 && (first == 0 || q.Signals[0] < first) {
+			first = q.Signals[0]
+		}
+	}
+	return first
+}
