@@ -178,11 +178,12 @@ func (p picture) storeOK() bool {
 	return p.now.Longest(read) < recent && p.now.Longest(wrote) < write
 }
 
-// lastWrite is when a write of this node was last known to have succeeded: of
-// the register or of its own record. Zero if none.
+// lastWrite is when the write that keeps this node in its role was last known
+// to have succeeded: a master's of the register, anybody else's of its own
+// record. Zero if none.
 func (p picture) lastWrite() lease.Instant {
 	wrote := p.Store.LastWrite
-	if own, ok := p.Nodes[p.Node]; ok && (wrote.IsZero() || own.SeenAt.Longest(wrote) > 0) {
+	if own, ok := p.Nodes[p.Node]; ok && !p.leading() && (wrote.IsZero() || own.SeenAt.Longest(wrote) > 0) {
 		wrote = own.SeenAt
 	}
 	return wrote
