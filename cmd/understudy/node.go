@@ -67,7 +67,7 @@ func runNode(ctx context.Context, d *daemon) (err error) {
 	d.status = node.Status
 	pid := filepath.Join(d.cfg.DataDir, "pid.txt")
 	if err := os.WriteFile(pid, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644); err != nil { //nolint:gosec // anybody may know it
-		return fmt.Errorf("pid file: %w", err)
+		return dataDirError(d.cfg.DataDir, err)
 	}
 	defer os.Remove(pid) // best effort; a stale one names a dead process
 
@@ -100,7 +100,7 @@ func (d *daemon) prepare(ctx context.Context) error {
 	var err error
 	d.run = ha.NewIncarnation()
 	if err = os.MkdirAll(d.cfg.DataDir, 0o700); err != nil {
-		return exitf(exitUsage, "dataDir: %w", err)
+		return dataDirError(d.cfg.DataDir, err)
 	}
 	if d.lock == nil {
 		if d.lock, err = d.lockDir(ctx); err != nil {
@@ -108,7 +108,7 @@ func (d *daemon) prepare(ctx context.Context) error {
 		}
 	}
 	if d.dir, err = ha.OpenDir(d.cfg.DataDir); err != nil {
-		return exitf(exitUsage, "%w", err)
+		return dataDirError(d.cfg.DataDir, err)
 	}
 	if err = d.openStore(ctx); err != nil {
 		return err
@@ -137,10 +137,10 @@ func (d *daemon) prepare(ctx context.Context) error {
 	}
 	d.uri = d.cfg.URI(host, port)
 	if err = d.prepareTLS(host); err != nil {
-		return exitf(exitUsage, "%w", err)
+		return dataDirError(d.cfg.DataDir, err)
 	}
 	if err = d.prepareAuth(); err != nil {
-		return exitf(exitUsage, "%w", err)
+		return dataDirError(d.cfg.DataDir, err)
 	}
 	if d.service, err = d.newService(ctx); err != nil {
 		return err
@@ -149,6 +149,26 @@ func (d *daemon) prepare(ctx context.Context) error {
 		d.service = d.wrap(d.service)
 	}
 	return nil
+}
+
+// dataDirError refuses a start, with the remedy where the local disk is at
+// fault.
+func dataDirError(dir string, err error) error {
+	for _, c := range []struct {
+		errno  syscall.Errno
+		remedy string
+	}{
+		{syscall.ENOSPC, "free space or inodes there; a node that can not remember must not take part"},
+		{syscall.EDQUOT, "raise the quota or delete files of its owner; a node that can not remember must not take part"},
+		{syscall.EROFS, "mount it read-write, or name another local directory"},
+		{syscall.ENOTDIR, "name a directory on a local disk"},
+		{syscall.EACCES, "give it to the user that runs understudy, or name another local directory"},
+	} {
+		if errors.Is(err, c.errno) {
+			return exitf(exitUsage, "dataDir %s: %w; %s", dir, err, c.remedy)
+		}
+	}
+	return exitf(exitUsage, "%w", err)
 }
 
 // lockDir locks the data directory. The guard of a daemon that died holds it
@@ -163,7 +183,7 @@ func (d *daemon) lockDir(ctx context.Context) (*os.File, error) {
 		case err == nil:
 			return f, nil
 		case !errors.As(err, &held):
-			return nil, exitf(exitUsage, "%w", err)
+			return nil, dataDirError(d.cfg.DataDir, err)
 		case held.Daemon != 0:
 			return nil, exitf(exitPrecondition, "%w", err)
 		}
@@ -240,7 +260,7 @@ func (d *daemon) prepareTLS(host string) error {
 	if t.Cert != "" {
 		cert, err := tls.LoadX509KeyPair(t.Cert, t.Key)
 		if err != nil {
-			return fmt.Errorf("server.tls: %w", err)
+			return fmt.Errorf("server.tls: %s and %s are not a certificate and its key: %w; name two PEM files, or neither for a certificate of this node's own", t.Cert, t.Key, err)
 		}
 		d.tls = server.TLSConfig(cert)
 		return nil
