@@ -382,13 +382,14 @@ func (m *Machine) claimReason(r *reign) string {
 // before the end that the guard acknowledged.
 func (m *Machine) Serving(now lease.Instant) bool {
 	r := m.reign
-	return r != nil && r.ready && m.Leading(now)
+	return r != nil && r.ready && r.leaving == nil && m.Leading(now)
 }
 
-// Leading is Serving without asking for the service to be ready.
+// Leading is Serving without asking for the service to be ready, or for the
+// reign to go on: it still holds while a planned end drains.
 func (m *Machine) Leading(now lease.Instant) bool {
 	r := m.reign
-	if r == nil || r.over || r.leaving != nil || !r.readBack || !r.armed {
+	if r == nil || r.over || !r.readBack || !r.armed {
 		return r != nil && m.cfg.Without.off(WithoutG1) && r.started && !r.over
 	}
 	return m.cfg.Without.off(WithoutR4) || now.Longest(r.ackT0) < r.timing.End()

@@ -37,7 +37,7 @@ type ReignView struct {
 	End     time.Duration
 	Leading bool // armed, read back, not given up; ask the clock for the rest
 	Ready   bool
-	Leaving bool
+	Ending  bool // its end has begun, planned or not
 	Stuck   bool
 }
 
@@ -58,8 +58,9 @@ func (m *Machine) View(now lease.Instant) View {
 	}
 	if r := m.reign; r != nil {
 		v.Reign = &ReignView{
-			Term: r.term, T0: r.base(), End: r.timing.End(), Ready: r.ready, Leaving: r.leaving != nil, Stuck: r.stuck,
-			Leading: !r.over && r.leaving == nil && r.readBack && r.armed,
+			Term: r.term, T0: r.base(), End: r.timing.End(), Ready: r.ready && r.leaving == nil,
+			Ending: r.over || r.leaving != nil, Stuck: r.stuck,
+			Leading: !r.over && r.readBack && r.armed,
 		}
 		v.Holder, v.HolderInc, v.Held, v.HolderOK = m.cfg.Node, m.cfg.Incarnation, true, true
 		v.Paused = r.value.Paused

@@ -373,6 +373,7 @@ func (w *World) appStop(n *node, t lease.Term) {
 	w.post(n, w.upTo(300*ms), election.TreeEmpty{Term: t})
 }
 
+// startMax is the longest a service takes to start.
 const startMax = sec
 
 func (w *World) startTime() int64 { return w.between(30*ms, startMax) }

@@ -80,18 +80,36 @@ func LostReplies() Profile {
 	return p
 }
 
+// unnoticed draws an instant by which a master that hears nothing from now on
+// has not stopped yet.
+func (w *World) unnoticed(n *node) instant {
+	d := int64(n.timing.StopAfter())
+	return w.t + w.between(d*60/100, d*90/100)
+}
+
+// cutOff lets a node make no more than a read from an instant on, and gives it
+// a service that only KILL ends.
+func (w *World) cutOff(n *node, at instant) {
+	long := 2 * int64(n.timing.Timeout)
+	w.after(at-w.t, func() {
+		w.hit(SlowStop, n, w.t+long)
+		w.hit(PartitionWrites, n, w.t+long)
+		w.after(w.between(200*ms, 400*ms), func() { w.hit(PartitionBoth, n, w.t+long) })
+	})
+}
+
 // StaleTwin lets an attempt land unnoticed, has the master look at stale reads
 // while it tries again, and cuts it off once it has found out.
 func StaleTwin() Profile {
 	p := plain("stale-twin")
-	p.Library = 100
-	p.Script = onHolder(25*sec, func(w *World, n *node) {
+	p.Presets = []string{"default"}
+	p.Script = onHolder(120*sec, func(w *World, n *node) {
 		tr := &n.trouble
-		quiet := w.t + w.between(1200*ms, 2300*ms)
+		quiet := w.unnoticed(n)
 		tr.stale, tr.staleAt = quiet, w.t
 		tr.lossy, tr.lossyAs = quiet, LostReply
 		w.logf(n, "FAULT replies are lost and reads stale")
-		w.after(quiet-w.t+w.upTo(400*ms), func() { w.hit(PartitionBoth, n, w.t+10*sec) })
+		w.cutOff(n, quiet)
 	})
 	return p
 }
@@ -99,14 +117,14 @@ func StaleTwin() Profile {
 // SlowNews has the master learn late that it was successful, and nothing more.
 func SlowNews() Profile {
 	p := plain("slow-news")
-	p.Library = 100
-	p.Script = onHolder(25*sec, func(w *World, n *node) {
+	p.Presets = []string{"default"}
+	p.Script = onHolder(120*sec, func(w *World, n *node) {
 		tr := &n.trouble
-		quiet := w.t + w.between(1200*ms, 2100*ms)
+		quiet := w.unnoticed(n)
 		tr.noRead = quiet
 		tr.lossy, tr.lossyAs = quiet, LostReply
 		w.logf(n, "FAULT replies are lost and reads fail")
-		w.after(quiet-w.t+w.upTo(400*ms), func() { w.hit(PartitionBoth, n, w.t+10*sec) })
+		w.cutOff(n, quiet)
 	})
 	return p
 }
@@ -190,7 +208,14 @@ func Mute() Profile {
 func Stuck() Profile {
 	p := plain("stuck")
 	p.NoHeal = true
-	p.Script = func(w *World) { w.nodes[0].trouble.stuckBest = true }
+	p.Script = func(w *World) {
+		w.nodes[0].trouble.stuckBest = true
+		w.after(w.between(30*sec, 90*sec), func() {
+			if n := w.holder(); n != nil {
+				w.hit(HostCrash, n, w.t+10*sec)
+			}
+		})
+	}
 	return p
 }
 
