@@ -162,11 +162,9 @@ func (p picture) condition() condition {
 		return condFailed
 	case st == lease.StateInitializing:
 		return condInitializing
+	case p.Reign != nil && p.Reign.Ending:
+		return condFailed // draining or stopping
 	case p.leading():
-		switch p.Service.Phase {
-		case "ready", "stopping", "stuck":
-			return condFailed // draining or stopping
-		}
 		return condPromoting
 	case p.Paused || p.Why == "MAINTENANCE":
 		return condPaused

@@ -30,10 +30,10 @@ var situations = map[string]func() *ha.Status{
 		return with(holding(lease.StateInitializing, false), func(s *ha.Status) { s.Service.Phase = "restarting" })
 	},
 	"draining": func() *ha.Status {
-		return with(holding(lease.StateStandby, false), func(s *ha.Status) { s.Service.Phase = "ready" })
+		return with(holding(lease.StateStandby, false), func(s *ha.Status) { s.Reign.Ending = true })
 	},
 	"given-up": func() *ha.Status {
-		return with(mastering(), func(s *ha.Status) { s.Reign.Leading = false; s.Service.Phase = "stopping" })
+		return with(mastering(), func(s *ha.Status) { s.Reign.Leading, s.Reign.Ending = false, true })
 	},
 	"lapsed": func() *ha.Status {
 		return with(mastering(), func(s *ha.Status) { s.Reign.T0 = start.Add(-26700 * time.Millisecond) })

@@ -94,6 +94,7 @@ type Node struct {
 	shut    chan string
 	status  atomic.Pointer[Status]
 	wait    sync.WaitGroup
+	lanes   sync.WaitGroup
 	done    chan struct{}
 	running atomic.Bool
 	ending  atomic.Pointer[ExitError] // why a clean stop ends with a code of its own
@@ -228,9 +229,11 @@ func (n *Node) Run(ctx context.Context) error {
 		return n.runAlone(ctx)
 	}
 	n.goVerify(work)
-	n.recorder.start(work)
-	n.peers.start(work)
-	n.reigns.start(work)
+	lanes, stopLanes := context.WithCancel(work)
+	defer stopLanes()
+	n.recorder.start(lanes)
+	n.peers.start(lanes)
+	n.reigns.start(lanes)
 	leave := ctx.Done()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -257,8 +260,10 @@ func (n *Node) Run(ctx context.Context) error {
 		left := min(n.machine.Deadline().Boot-now.Boot, n.machine.Deadline().Raw-now.Raw)
 		timer.Reset(min(max(time.Duration(left), 0), loopLimit))
 	}
+	stopLanes() // nothing older may overwrite the last words
+	n.lanes.Wait()
 	n.recorder.last(work)
-	n.reigns.flush(work)
+	n.reigns.sync(work)
 	n.publish(n.opts.Clock())
 	if n.exit.Code == 0 {
 		if e := n.ending.Load(); e != nil {
@@ -341,7 +346,6 @@ func (n *Node) SetPriority(ctx context.Context, p int) (int, error) {
 func (n *Node) SetMode(ctx context.Context, mode lease.Mode, force bool) (lease.State, error) {
 	var before lease.State
 	var refused error
-	var remote bool
 	err := n.call(ctx, func(work context.Context) {
 		now := n.opts.Clock()
 		s := n.Status()
@@ -353,28 +357,39 @@ func (n *Node) SetMode(ctx context.Context, mode lease.Mode, force bool) (lease.
 				return
 			}
 		}
-		remote = mode == lease.ModeMaster && !holds && s.HolderOK
 		n.step(work, election.SetMode{Mode: mode, Force: force})
 		n.recorder.poke()
 	})
 	if err != nil || refused != nil {
 		return before, errors.Join(err, refused)
 	}
-	if remote {
-		if err := n.peers.request(ctx); err != nil {
-			return before, fmt.Errorf("asking the master to hand over: %w", err)
-		}
+	if mode == lease.ModeMaster {
+		return before, n.takeOver(ctx)
 	}
 	return before, n.until(ctx, func(s *Status) bool {
-		switch mode {
-		case lease.ModeMaster:
-			return s.Serving(n.Now())
-		case lease.ModeAuto:
-			return true
-		case lease.ModeStandby, lease.ModeHotStandby, lease.ModeHotBackup, lease.ModeDisabled:
-		}
-		return s.Reign == nil
+		return mode == lease.ModeAuto || s.Reign == nil
 	})
+}
+
+// takeOver asks whoever is master, through the store, to hand over to this
+// node, once per term, and waits until this node is MASTER. It never steals.
+func (n *Node) takeOver(ctx context.Context) error {
+	var asked lease.Term
+	var failed error
+	err := n.until(ctx, func(s *Status) bool {
+		if s.Serving(n.Now()) {
+			return true
+		}
+		if s.HolderOK && s.Reign == nil && s.Term != asked {
+			asked = s.Term
+			failed = n.peers.request(ctx)
+		}
+		return failed != nil
+	})
+	if failed != nil {
+		return fmt.Errorf("asking the master to hand over: %w", failed)
+	}
+	return err
 }
 
 // until waits for a status that pleases.

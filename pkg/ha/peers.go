@@ -74,7 +74,7 @@ func newPeers(n *Node) *peers {
 	return &peers{n: n, lane: newLane(), seen: map[lease.NodeID]NodeStatus{}}
 }
 
-func (p *peers) start(ctx context.Context) { p.n.wait.Go(func() { p.lane.run(ctx) }) }
+func (p *peers) start(ctx context.Context) { p.n.lanes.Go(func() { p.lane.run(ctx) }) }
 
 func (p *peers) known() map[lease.NodeID]NodeStatus {
 	if t := p.table.Load(); t != nil {
@@ -316,6 +316,8 @@ func (p *peers) noSuccessor(now lease.Instant) []string {
 		switch {
 		case candidate(ns, now):
 			return nil
+		case ns.State == lease.StateTerminated:
+			reasons = append(reasons, fmt.Sprintf("%s was stopped", id))
 		case !ns.Fresh(now, 0):
 			reasons = append(reasons, fmt.Sprintf("%s is silent", id))
 		default:

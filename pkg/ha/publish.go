@@ -23,7 +23,7 @@ func (n *Node) publish(now lease.Instant) {
 		Heartbeat: v.Timing.Heartbeat, Timeout: v.Timing.Timeout, Poll: v.Timing.Poll,
 		Standing: v.Standing, Why: v.Why, Detail: v.Detail, Warnings: n.warnings,
 		Compat: n.opts.StateCompat, Electable: v.Electable, Stopping: v.Ending, Paused: v.Paused,
-		Term: v.Term, Holder: v.Holder, HolderOK: v.HolderOK,
+		Term: v.Term, Holder: v.Holder, HolderOK: v.HolderOK, HolderSeen: v.Since,
 		Store: n.storage, Service: n.service.Info(), LoopAt: n.loopAt,
 	}
 	if !v.Held {
@@ -31,7 +31,7 @@ func (n *Node) publish(now lease.Instant) {
 	}
 	if r := v.Reign; r != nil {
 		s.Reign = &ReignStatus{
-			Term: r.Term, T0: r.T0, End: r.End, Ready: r.Ready, Leading: r.Leading, Since: n.phases.since,
+			Term: r.Term, T0: r.T0, End: r.End, Ready: r.Ready, Leading: r.Leading, Ending: r.Ending, Since: n.phases.since,
 		}
 	}
 	n.registered = !v.Since.IsZero()
@@ -51,7 +51,12 @@ func (n *Node) nodes(now lease.Instant, s *Status) map[lease.NodeID]NodeStatus {
 	if out == nil {
 		out = map[lease.NodeID]NodeStatus{}
 	}
-	out[n.opts.Node] = NodeStatus{NodeRecord: n.recorder.record(s, now), SeenAt: now}
+	if h, ok := out[s.Holder]; ok && s.HolderOK {
+		// A master writes its record seldom; its renewals are its heartbeat.
+		h.SeenAt, h.AgeAtRef = s.HolderSeen, 0
+		out[s.Holder] = h
+	}
+	out[n.opts.Node] = NodeStatus{NodeRecord: n.recorder.record(s, now), SeenAt: n.recorder.wroteAt()}
 	return out
 }
 

@@ -34,6 +34,7 @@ type recorder struct {
 	mu      sync.Mutex
 	beat    uint64
 	latency time.Duration
+	written lease.Instant // completion of the last record that was written
 
 	// Owned by the loop.
 	at    lease.Instant // when the last record was asked for
@@ -42,8 +43,10 @@ type recorder struct {
 	began bool
 
 	// Owned by the lane.
-	rival clone
-	wrote bool
+	rival  clone
+	looked bool
+	wrote  bool
+	found  lease.Incarnation // whose record was there when this run began
 }
 
 // recordKey is what makes a record worth writing before its time.
@@ -65,7 +68,7 @@ func newRecorder(n *Node, host string) *recorder {
 	return &recorder{n: n, host: host, lane: newLane()}
 }
 
-func (r *recorder) start(ctx context.Context) { r.n.wait.Go(func() { r.lane.run(ctx) }) }
+func (r *recorder) start(ctx context.Context) { r.n.lanes.Go(func() { r.lane.run(ctx) }) }
 
 // record is what this node says of itself now.
 func (r *recorder) record(s *Status, now lease.Instant) lease.NodeRecord {
@@ -97,10 +100,13 @@ func (r *recorder) shown(s *Status, now lease.Instant) {
 		return
 	}
 	key := recordKey{s.StateAt(now), s.Mode, s.Priority, s.Electable}
-	if r.began && key == r.key && now.Longest(r.at) < r.every {
+	if r.began && key == r.key && now.Longest(r.at) < min(r.every, r.interval(s)) {
 		return
 	}
-	r.began, r.key, r.at, r.every = true, key, now, r.interval(s)
+	// A little early, by chance: two clones that write in step would each see
+	// nothing but its own record.
+	r.began, r.key, r.at = true, key, now
+	r.every = r.interval(s) - random{}.Jitter(r.interval(s)/5)
 	r.lane.put(func(ctx context.Context) {
 		if err := r.write(ctx, s); err != nil {
 			r.n.log.Debug("node record", zap.Error(err))
@@ -144,7 +150,20 @@ func (r *recorder) put(ctx context.Context, s *Status) error {
 	r.mu.Unlock()
 	b := r.record(s, r.n.Now()).Encode()
 	r.wrote = true
-	return r.n.store.Put(ctx, recordPrefix+string(s.Node), bytes.NewReader(b), int64(len(b)))
+	err := r.n.store.Put(ctx, recordPrefix+string(s.Node), bytes.NewReader(b), int64(len(b)))
+	if err == nil {
+		r.mu.Lock()
+		r.written = r.n.Now()
+		r.mu.Unlock()
+	}
+	return err
+}
+
+// wroteAt is when this node's record last reached the store.
+func (r *recorder) wroteAt() lease.Instant {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.written
 }
 
 // lookForClone reads the own record before it is overwritten. A record under
@@ -154,12 +173,17 @@ func (r *recorder) put(ctx context.Context, s *Status) error {
 func (r *recorder) lookForClone(ctx context.Context, s *Status) error {
 	b, err := readObject(ctx, r.n.store, recordPrefix+string(s.Node))
 	if errors.Is(err, persistence.Absent) {
+		r.looked = true
 		return nil
 	}
 	if err != nil {
 		return err
 	}
 	rec, err := lease.ParseNodeRecord(b)
+	if err == nil && !r.looked {
+		r.found = rec.Incarnation
+	}
+	r.looked = true
 	if err != nil || rec.Incarnation == s.Incarnation || rec.State == lease.StateTerminated {
 		return nil //nolint:nilerr // a torn record says nothing about a clone
 	}
@@ -172,11 +196,10 @@ func (r *recorder) lookForClone(ctx context.Context, s *Status) error {
 		r.rival.beat = rec.Beat
 		r.rival.changes++
 	}
-	if r.rival.changes < 2 {
-		return nil
-	}
-	young := time.Since(s.Started) < time.Duration(3*rec.IntervalMs)*time.Millisecond
-	if young || rec.Incarnation < s.Incarnation {
+	// Whoever found the other alive when it began gives way. Two that began
+	// together settle it by incarnation, after time enough for the first rule.
+	newcomer := rec.Incarnation == r.found
+	if (newcomer && r.rival.changes >= 2) || (rec.Incarnation < s.Incarnation && r.rival.changes >= 6) {
 		r.n.endFor(3, fmt.Sprintf("node id %s is in use by another live process: this one on host %s, the other on host %s (%s). One machine or data directory was cloned from the other; give one of them a data directory of its own", s.Node, r.host, rec.Host, rec.URI))
 	}
 	return nil

@@ -31,8 +31,7 @@ type reigns struct {
 	// Owned by the loop.
 	asked time.Time
 
-	syncing sync.Mutex // one sync at a time: the lane's, or the last one
-	loaded  bool       // the store's history was read; guarded by syncing
+	loaded bool // the store's history was read; owned by the lane, then by Run
 
 	mu      sync.Mutex
 	pending []ReignRecord // own records not yet on the store
@@ -44,7 +43,7 @@ func newReigns(n *Node) *reigns {
 }
 
 func (r *reigns) start(ctx context.Context) {
-	r.n.wait.Go(func() { r.lane.run(ctx) })
+	r.n.lanes.Go(func() { r.lane.run(ctx) })
 	r.lane.put(r.sync)
 }
 
@@ -93,15 +92,10 @@ func (r *reigns) shown(s *Status) {
 	r.lane.put(r.sync)
 }
 
-// flush writes what is left at the end, if the store lets it.
-func (r *reigns) flush(ctx context.Context) { r.sync(ctx) }
-
 func historyKey(t lease.Term) string { return fmt.Sprintf("%s%012x", historyPrefix, uint64(t)) }
 
 // sync writes own records and reads those of others that are missing or open.
 func (r *reigns) sync(ctx context.Context) {
-	r.syncing.Lock()
-	defer r.syncing.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, 4*r.n.opts.Timing.Operation)
 	defer cancel()
 	if err := errors.Join(r.write(ctx), r.load(ctx), r.refresh(ctx)); err != nil {

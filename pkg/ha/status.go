@@ -40,6 +40,9 @@ type Status struct {
 	Term     lease.Term   // highest term seen
 	Holder   lease.NodeID // who holds the term as last read; empty: nobody
 	HolderOK bool         // the register says held and it was seen to change within its lease
+	// HolderSeen is when the register was first seen as it stands, on this
+	// node's clock; zero if it never was.
+	HolderSeen lease.Instant
 
 	Nodes   map[lease.NodeID]NodeStatus // self included
 	History []Transition                // this node's states, newest first, at most 200
@@ -55,7 +58,8 @@ type ReignStatus struct {
 	T0      lease.Instant // start of the last renewal that is confirmed and acknowledged by the guard
 	End     time.Duration // end of the right to serve, since T0
 	Ready   bool          // the service runs and is ready, and nothing has begun to end the reign
-	Leading bool          // the term is held and not given up (the service may still be starting)
+	Leading bool          // the term is held and renewed (the service may be starting, or draining)
+	Ending  bool          // its end has begun, planned or not
 	Since   time.Time
 }
 
@@ -103,10 +107,15 @@ func (n NodeStatus) Age(now lease.Instant) time.Duration {
 	return n.AgeAtRef + now.Longest(n.SeenAt)
 }
 
+// maxInterval bounds what a foreign record may say of its own interval: a
+// wrong one must not keep a dead node alive.
+const maxInterval = time.Minute
+
 // Fresh reports whether the node was heard of within three of its announced
 // intervals, or within the given timeout if that is longer.
 func (n NodeStatus) Fresh(now lease.Instant, timeout time.Duration) bool {
-	return n.Age(now) < max(3*time.Duration(n.IntervalMs)*time.Millisecond, timeout)
+	interval := min(time.Duration(n.IntervalMs)*time.Millisecond, maxInterval)
+	return n.Age(now) < max(3*interval, timeout)
 }
 
 // Transition is one change of a node's state.
