@@ -33,7 +33,7 @@ var situations = map[string]func() *ha.Status{
 		return with(holding(lease.StateStandby, false), func(s *ha.Status) { s.Reign.Ending = true })
 	},
 	"given-up": func() *ha.Status {
-		return with(mastering(), func(s *ha.Status) { s.Reign.Leading, s.Reign.Ending = false, true })
+		return with(mastering(), func(s *ha.Status) { s.Reign.Leading, s.Reign.Ending, s.Service.Phase = false, true, "stopping" })
 	},
 	"lapsed": func() *ha.Status {
 		return with(mastering(), func(s *ha.Status) { s.Reign.T0 = start.Add(-26700 * time.Millisecond) })
@@ -109,7 +109,7 @@ promoting     .      Y      .       .           .          .         .       Y  
 promoting-hot .      Y      .       Y           .          Y         .       Y     .      Y        Y     Y         | HOT_STANDBY  202
 restarting    .      Y      .       .           .          .         .       Y     .      .        Y     Y         | INITIALIZING 501
 draining      .      Y      .       .           .          .         Y       Y     .      Y        Y     Y         | STANDBY      503
-given-up      .      .      .       .           .          .         .       Y     .      Y        Y     Y         | STANDBY      474
+given-up      .      .      .       .           .          .         .       Y     .      Y        Y     Y         | STANDBY      503
 lapsed        .      .      .       .           .          .         Y       Y     .      Y        Y     Y         | FAILED       503
 standby       .      .      Y       .           .          .         .       Y     Y      Y        Y     Y         | STANDBY      429
 hot-standby   .      .      Y       Y           .          Y         .       Y     Y      Y        Y     Y         | HOT_STANDBY  473
