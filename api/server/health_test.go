@@ -30,7 +30,7 @@ var situations = map[string]func() *ha.Status{
 		return with(holding(lease.StateInitializing, false), func(s *ha.Status) { s.Service.Phase = "restarting" })
 	},
 	"draining": func() *ha.Status {
-		return with(holding(lease.StateStandby, false), func(s *ha.Status) { s.Reign.Ending = true })
+		return with(holding(lease.StateStandby, false), func(s *ha.Status) { s.Reign.Ending, s.Service.Phase = true, "ready" })
 	},
 	"given-up": func() *ha.Status {
 		return with(mastering(), func(s *ha.Status) { s.Reign.Leading, s.Reign.Ending, s.Service.Phase = false, true, "stopping" })
