@@ -347,7 +347,8 @@ func (d *demo) hints() string {
 	fmt.Fprintf(&b, "              curl -ki https://%s/master         (200 on the master, 503 elsewhere)\n", d.nodes[0].listen)
 	fmt.Fprintf(&b, "Break it, with M = the master's directory under %s:\n", d.dir)
 	fmt.Fprint(&b, "  kill -9 $(cat M/pid.txt)       the daemon dies: its guard stops the service and hands over at once\n")
-	fmt.Fprint(&b, "  kill -STOP $(cat M/pid.txt)    it freezes: the guard stops the service, another takes over within 5.5 s\n")
+	fmt.Fprint(&b, "  kill -STOP $(cat M/pid.txt)    it freezes: its guard stops the service, another takes over in 5.5 s\n")
+	fmt.Fprint(&b, "                                 (kill -CONT thaws it: it finds its term over and stands by)\n")
 	fmt.Fprint(&b, "  kill $(cat M/pid.txt)          it leaves cleanly: another takes over at once\n")
 	fmt.Fprintf(&b, "A dead node is started again after %v. Ctrl-C ends everything.\n", demoRevival)
 	return b.String()
@@ -361,7 +362,7 @@ func (d *demo) draw() {
 	w := bufio.NewWriter(d.out)
 	fmt.Fprint(w, "\x1b[H\x1b[2J")
 	fmt.Fprint(w, d.hints())
-	fmt.Fprintf(w, "\n%-7s %-9s %-13s %5s  %-10s %s\n", "NODE", "ID", "STATE", "TERM", "LEASE", "REST")
+	fmt.Fprintf(w, "\n%-7s %-9s %-13s %5s  %-9s %8s  %s\n", "NODE", "ID", "STATE", "TERM", "LEASE", "PID", "REST")
 	for _, n := range d.nodes {
 		left := "-"
 		if n.up && n.health.LeaseRemaining > 0 {
@@ -378,7 +379,7 @@ func (d *demo) draw() {
 		case "DOWN", "no answer", "FAILED":
 			mark, reset = "\x1b[31m", "\x1b[0m"
 		}
-		fmt.Fprintf(w, "%-7s %-9s %s%-13s%s %5s  %-10s https://%s/\n", n.name, id, mark, n.state(), reset, t, left, n.listen)
+		fmt.Fprintf(w, "%-7s %-9s %s%-13s%s %5s  %-9s %8d  https://%s/\n", n.name, id, mark, n.state(), reset, t, left, n.process.Process.Pid, n.listen)
 	}
 	if d.countO {
 		fmt.Fprintf(w, "\nThe service counts %d, in term %d on %s\n\n", d.count.Counter, d.count.Term, d.nameOf(d.count.Node))
