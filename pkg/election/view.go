@@ -25,6 +25,7 @@ type View struct {
 	HolderInc lease.Incarnation
 	Held      bool
 	HolderOK  bool          // seen to renew, within its lease
+	Moves     int           // values that holders wrote while the register was watched
 	Since     lease.Instant // when the register was first seen as it stands; zero if it never was
 
 	Reign *ReignView
@@ -52,7 +53,7 @@ func (m *Machine) View(now lease.Instant) View {
 	m.wake = wake
 	v.Electable, v.Why, v.Detail = ok && m.watch.known && m.reign == nil, code, why
 	if x := &m.watch; x.known {
-		v.Since = x.first
+		v.Since, v.Moves = x.first, x.moves
 		v.Holder, v.HolderInc, v.Held, v.Paused = x.value.Holder, x.value.Incarnation, x.value.Held, x.value.Paused
 		v.HolderOK = x.value.Held && x.moves > 0 && now.Longest(x.first) < x.value.Lease
 	}

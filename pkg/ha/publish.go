@@ -41,6 +41,7 @@ func (n *Node) publish(now lease.Instant) {
 	s.Nodes = n.nodes(now, s)
 	n.status.Store(s)
 	n.recorder.shown(s, now)
+	n.recorder.watchHolder(&v)
 	n.peers.shown(s, now)
 	n.reigns.shown(s)
 }

@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/understudy-ha/understudy/persistence"
+	"github.com/understudy-ha/understudy/pkg/election"
 	"github.com/understudy-ha/understudy/pkg/lease"
 )
 
@@ -37,10 +39,13 @@ type recorder struct {
 	written lease.Instant // completion of the last record that was written
 
 	// Owned by the loop.
-	at    lease.Instant // when the last record was asked for
-	every time.Duration
-	key   recordKey
-	began bool
+	at     lease.Instant // when the last record was asked for
+	every  time.Duration
+	key    recordKey
+	began  bool
+	holder holder
+
+	other atomic.Pointer[lease.NodeRecord] // of a clone
 
 	// Owned by the lane.
 	rival  clone
@@ -55,6 +60,12 @@ type recordKey struct {
 	mode      lease.Mode
 	priority  int
 	electable bool
+}
+
+// holder is a run under this node's id, not this one, that holds the register.
+type holder struct {
+	inc   lease.Incarnation
+	moves int // seen of the register when it was first seen to hold it
 }
 
 // clone is another process seen under this node's id.
@@ -187,6 +198,7 @@ func (r *recorder) lookForClone(ctx context.Context, s *Status) error {
 	if err != nil || rec.Incarnation == s.Incarnation || rec.State == lease.StateTerminated {
 		return nil //nolint:nilerr // a torn record says nothing about a clone
 	}
+	r.other.Store(&rec)
 	if rec.Incarnation != r.rival.inc {
 		r.rival = clone{inc: rec.Incarnation, beat: rec.Beat}
 		if r.wrote {
@@ -200,9 +212,33 @@ func (r *recorder) lookForClone(ctx context.Context, s *Status) error {
 	// together settle it by incarnation, after time enough for the first rule.
 	newcomer := rec.Incarnation == r.found
 	if (newcomer && r.rival.changes >= 2) || (rec.Incarnation < s.Incarnation && r.rival.changes >= 6) {
-		r.n.endFor(3, fmt.Sprintf("node id %s is in use by another live process: this one on host %s, the other on host %s (%s). One machine or data directory was cloned from the other; give one of them a data directory of its own", s.Node, r.host, rec.Host, rec.URI))
+		r.giveWay(s.Node)
 	}
 	return nil
+}
+
+// watchHolder looks for a clone that is master. It writes its record only now
+// and then, but it renews the register with every heartbeat, and whoever does
+// not hold the term gives way to it (R14). It runs in the loop.
+func (r *recorder) watchHolder(v *election.View) {
+	h := &r.holder
+	switch {
+	case v.Reign != nil || !v.Held || v.Holder != r.n.opts.Node || v.HolderInc == r.n.inc:
+		*h = holder{}
+	case v.HolderInc != h.inc:
+		*h = holder{inc: v.HolderInc, moves: v.Moves}
+	case v.Moves >= h.moves+2:
+		r.giveWay(r.n.opts.Node)
+	}
+}
+
+// giveWay ends this process in favour of its clone.
+func (r *recorder) giveWay(id lease.NodeID) {
+	other := "another host"
+	if rec := r.other.Load(); rec != nil {
+		other = fmt.Sprintf("host %s (%s)", rec.Host, rec.URI)
+	}
+	r.n.endFor(3, fmt.Sprintf("node id %s is in use by another live process: this one on host %s, the other on %s. One machine or data directory was cloned from the other; give one of them a data directory of its own", id, r.host, other))
 }
 
 // endFor leaves cleanly and then ends with a code of its own.
