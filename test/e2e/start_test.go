@@ -51,30 +51,58 @@ func TestRestartProvesItself(t *testing.T) {
 			t.Errorf("it took up to %v, want at most %v, which is 2(h+o) and 2 s", longest, limit)
 		}
 	})
-	t.Run("T=5s without it", func(t *testing.T) {
-		p := harness.NewPlane(t, harness.Options{Nodes: 1})
-		master := p.StartAndWait(settle)
-		master.KillTree()
-		master.WaitExit(settle)
-		master.WaitGone(settle)
-		if err := os.Remove(filepath.Join(master.DataDir, "incarnation.json")); err != nil {
-			t.Fatal(err)
-		}
-		at := intervals.Now()
-		master.Start()
-		took := p.WaitStart(at, 2*fastT+settle).Start.Sub(at)
-		harness.Figures(t, "restart of a killed node that can prove nothing, T=5s", []time.Duration{took})
-		if took < fastT {
-			t.Errorf("it served after %v: it may not, before the lease of its former run is over", took)
-		}
-		if took > fastT+3*time.Second {
-			t.Errorf("it served after %v, want about T", took)
-		}
-	})
+	for _, tt := range []struct {
+		name  string
+		spoil func(record string) error
+	}{
+		{"T=5s without it", os.Remove},
+		{"T=5s with that of another machine", func(record string) error {
+			b, err := os.ReadFile(record)
+			if err != nil {
+				return err
+			}
+			var fields map[string]any
+			if err := json.Unmarshal(b, &fields); err != nil {
+				return err
+			}
+			fields["machineId"] = "00000000000000000000000000000000"
+			if b, err = json.Marshal(fields); err != nil {
+				return err
+			}
+			return os.WriteFile(record, b, 0o600)
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := harness.NewPlane(t, harness.Options{Nodes: 1})
+			master := p.StartAndWait(settle)
+			master.KillTree()
+			master.WaitExit(settle)
+			master.WaitGone(settle)
+			if err := tt.spoil(filepath.Join(master.DataDir, "incarnation.json")); err != nil {
+				t.Fatal(err)
+			}
+			at := intervals.Now()
+			master.Start()
+			took := p.WaitStart(at, 2*fastT+settle).Start.Sub(at)
+			harness.Figures(t, "restart of a killed node that can prove nothing", []time.Duration{took})
+			if took < fastT {
+				t.Errorf("it served after %v: it may not, before the lease of its former run is over", took)
+			}
+			if took > fastT+3*time.Second {
+				t.Errorf("it served after %v, want about T", took)
+			}
+		})
+	}
 }
 
 // crowd is how many nodes start at once.
 const crowd = 20
+
+// stagger is within what time the nodes of a crowd start: all in each other's
+// way, or some when others have found their places.
+func stagger(round int) time.Duration {
+	return []time.Duration{20 * time.Millisecond, 100 * time.Millisecond, 500 * time.Millisecond}[round%3]
+}
 
 // TestCrowdOfLibraryNodes starts 20 nodes of the Go library at once, on a
 // posix directory: exactly one becomes master.
@@ -85,7 +113,7 @@ func TestCrowdOfLibraryNodes(t *testing.T) {
 	}
 	var took []time.Duration
 	for round := range harness.Rounds(3, 50) {
-		took = append(took, libraryRound(t, timing))
+		took = append(took, libraryRound(t, timing, stagger(round)))
 		if t.Failed() {
 			t.Fatalf("in round %d", round+1)
 		}
@@ -93,7 +121,7 @@ func TestCrowdOfLibraryNodes(t *testing.T) {
 	harness.Figures(t, "20 library nodes: start of the first to one master", took)
 }
 
-func libraryRound(t *testing.T, timing election.Timing) time.Duration {
+func libraryRound(t *testing.T, timing election.Timing, most time.Duration) time.Duration {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "store")
 	if err := os.Mkdir(dir, 0o750); err != nil {
@@ -135,9 +163,8 @@ func libraryRound(t *testing.T, timing election.Timing) time.Duration {
 	var wg sync.WaitGroup
 	first := intervals.Now()
 	for _, n := range nodes {
-		stagger := time.Duration(rand.Int64N(int64(500 * time.Millisecond))) //nolint:gosec // a pause
 		wg.Go(func() {
-			time.Sleep(stagger)
+			time.Sleep(rand.N(most)) //nolint:gosec // a pause
 			if err := n.Run(ctx); err != nil {
 				t.Errorf("%v", err)
 			}
@@ -199,18 +226,17 @@ func initPlane(t *testing.T, dir string, length time.Duration) {
 }
 
 // TestCrowdOfDaemons starts 20 real daemons at once: exactly one becomes
-// master.
+// master. When that one is gone, the 19 others want its place at one instant.
 func TestCrowdOfDaemons(t *testing.T) {
-	var took []time.Duration
-	for range harness.Rounds(1, 5) {
+	var took, again []time.Duration
+	for round := range harness.Rounds(1, 5) {
 		t.Run("round", func(t *testing.T) {
 			p := harness.NewPlane(t, harness.Options{Nodes: crowd})
 			at := intervals.Now()
 			var wg sync.WaitGroup
 			for _, n := range p.Nodes {
-				stagger := time.Duration(rand.Int64N(int64(500 * time.Millisecond))) //nolint:gosec // a pause
 				wg.Go(func() {
-					time.Sleep(stagger)
+					time.Sleep(rand.N(stagger(round))) //nolint:gosec // a pause
 					n.Start()
 				})
 			}
@@ -235,9 +261,24 @@ func TestCrowdOfDaemons(t *testing.T) {
 			}) {
 				t.Errorf("the master knows %d nodes, want %d", known, crowd)
 			}
+
+			at = master.KillTree()
+			next = p.WaitStart(at, 2*fastT+settle)
+			again = append(again, next.Start.Sub(at))
+			another(t, p, next, master)
+			master.WaitExit(settle)
+			if got := p.WaitSettled(settle); got != p.NodeOf(next) {
+				t.Errorf("%s is master, and %s serves", got.Name, p.NodeOf(next).Name)
+			}
+			if n := len(p.Record().Trees); n != 2 {
+				t.Errorf("%d services started, want 2", n)
+			}
 		})
 	}
 	harness.Figures(t, "20 daemons: start of the first to the service's start", took)
+	if _, longest := harness.Figures(t, "20 daemons: kill -9 of the master's tree to the next start", again); longest > fastT+time.Second {
+		t.Errorf("it took up to %v, want at most T + 1 s", longest)
+	}
 }
 
 // TestCurl asks as a person would.

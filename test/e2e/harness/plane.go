@@ -51,27 +51,26 @@ const endLimit = 15 * time.Second
 
 // NewPlane makes store and nodes, and starts none. It ends with the test,
 // which fails if the services' records show two of them at once.
-func NewPlane(t testing.TB, o Options) *Plane {
-	t.Helper()
+func NewPlane(tb testing.TB, o Options) *Plane {
+	tb.Helper()
 	if o.Nodes == 0 {
 		o.Nodes = 3
 	}
 	settings := Preset("fast")
 	maps.Copy(settings, o.Settings)
 	o.Settings = settings
-	// t.TempDir would be closed to other users.
-	dir, err := os.MkdirTemp("", "understudy-e2e-")
+	dir, err := os.MkdirTemp("", "understudy-e2e-") //nolint:usetesting // TempDir would be closed to the nodes' user
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	p := &Plane{
 		Dir: dir, Store: filepath.Join(dir, "store"), Records: filepath.Join(dir, "records"),
-		t: t, opt: o, mark: filepath.Base(dir),
+		t: tb, opt: o, mark: filepath.Base(dir),
 		rand: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())), //nolint:gosec // ports and pauses
 	}
-	t.Cleanup(p.end)
+	tb.Cleanup(p.end)
 	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	p.mkdir(p.Store)
 	p.mkdir(p.Records)
