@@ -72,6 +72,7 @@ type Machine struct {
 	readOK    bool          // lastRead means something
 	answered  lease.Instant // when the store last answered at all, if only that there is no register
 	storeDown string        // why the last read failed; empty if it did not
+	writeDown string        // why the last write was not confirmed; empty if it was
 
 	birth   birth
 	trusted bool // R18
@@ -175,8 +176,11 @@ func (m *Machine) handle(ev Event) {
 	case ReadDone:
 		m.readDone(ev)
 	case WriteDone:
-		if ev.Applied {
-			m.answered = m.now
+		switch {
+		case ev.Applied:
+			m.answered, m.writeDown = m.now, ""
+		case !ev.Unsent:
+			m.writeDown = ev.Detail
 		}
 		m.writeDone(ev)
 	case Listed:

@@ -163,6 +163,8 @@ func (m *Machine) storeWord() string {
 		return m.storeDown
 	case m.trouble.detail != "":
 		return m.trouble.detail // it answered, but not with our register
+	case m.writeDown != "":
+		return m.writeDown
 	}
 	return "the store did not answer"
 }

@@ -47,7 +47,7 @@ var ErrBadNodeID = errors.New("a node id is a lower-case letter followed by seve
 
 // ParseNodeID checks that s is a node id.
 func ParseNodeID(s string) (NodeID, error) {
-	if !isName(s, NodeIDLen) || s[0] < 'a' || s[0] > 'z' {
+	if !isNode(s) {
 		return "", fmt.Errorf("node id %q: %w", s, ErrBadNodeID)
 	}
 	return NodeID(s), nil

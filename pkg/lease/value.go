@@ -3,8 +3,6 @@ package lease
 import (
 	"errors"
 	"fmt"
-	"strconv"
-	"strings"
 	"time"
 )
 
@@ -45,116 +43,153 @@ type Value struct {
 // ErrUnreadable is wrapped by every error of ParseValue.
 var ErrUnreadable = errors.New("not a register value of this format")
 
-const nobody = "--------"
+const (
+	nobody = "--------"
+	noInc  = "--------------------------"
+	noRand = "----------------"
+)
 
 // Encode writes the value as the register's line. It panics on a value that no
 // parser would accept, because writing one would make the plane unreadable.
 func (v Value) Encode() []byte {
-	flag := byte('-')
-	if v.Paused {
-		flag = 'p'
-	}
-	held := byte('r')
-	if v.Held {
-		held = 'h'
-	}
-	inc := string(v.Incarnation)
-	if inc == "" {
-		inc = strings.Repeat("-", IncarnationLen)
-	}
-	rnd := v.Head.Rand
-	if rnd == "" {
-		rnd = strings.Repeat("-", HeadRandLen)
-	}
-	line := fmt.Sprintf("%s.%s.%012x.%014x.%c%c.%08x.%s.%s.%s.%s.%012x-%s",
-		Format, v.Plane, uint64(v.Term), uint64(v.Seq), held, flag, v.Lease.Milliseconds(),
-		orNobody(v.Holder), orNobody(v.To), inc, v.WriteID, v.Head.Seq, rnd)
-	if back, err := ParseValue([]byte(line)); err != nil || back != v {
+	if !v.writable() {
 		panic(fmt.Sprintf("lease: value can not be encoded: %+v", v))
 	}
-	return []byte(line)
+	flags := [2]byte{'r', '-'}
+	if v.Held {
+		flags[0] = 'h'
+	}
+	if v.Paused {
+		flags[1] = 'p'
+	}
+	b := make([]byte, 0, ValueLen)
+	b = append(b, Format+"."...)
+	b = append(append(b, v.Plane...), '.')
+	b = append(appendHex(b, uint64(v.Term), 12), '.')
+	b = append(appendHex(b, uint64(v.Seq), 14), '.')
+	b = append(b, flags[0], flags[1], '.')
+	b = append(appendHex(b, uint64(v.Lease.Milliseconds()), 8), '.')
+	b = append(append(b, or(string(v.Holder), nobody)...), '.')
+	b = append(append(b, or(string(v.To), nobody)...), '.')
+	b = append(append(b, or(string(v.Incarnation), noInc)...), '.')
+	b = append(append(b, v.WriteID...), '.')
+	b = append(appendHex(b, v.Head.Seq, 12), '-')
+	return append(b, or(v.Head.Rand, noRand)...)
 }
 
-func orNobody(id NodeID) string {
-	if id == "" {
-		return nobody
-	}
-	return string(id)
+// writable reports whether every field fits its place in the line.
+func (v Value) writable() bool {
+	return isName(string(v.Plane), PlaneIDLen) && v.Term <= MaxTerm && v.Seq <= MaxSeq &&
+		v.Lease > 0 && v.Lease%time.Millisecond == 0 && v.Lease/time.Millisecond < 1<<32 &&
+		(v.Holder == "" || isNode(string(v.Holder))) && (v.To == "" || isNode(string(v.To))) &&
+		(v.Holder == "") == (v.Incarnation == "") && (v.Incarnation == "" || isBase32(string(v.Incarnation))) &&
+		isBase32(string(v.WriteID)) &&
+		v.Head.Seq < 1<<48 && (v.Head.Rand == "" || isName(v.Head.Rand, HeadRandLen))
 }
+
+func or(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}
+
+func appendHex(b []byte, n uint64, digits int) []byte {
+	for d := digits - 1; d >= 0; d-- {
+		b = append(b, "0123456789abcdef"[n>>(4*d)&15])
+	}
+	return b
+}
+
+// Where the fields of a line begin and end. A dot follows each but the last.
+const (
+	planeAt  = len(Format) + 1
+	termAt   = planeAt + PlaneIDLen + 1
+	seqAt    = termAt + 12 + 1
+	flagsAt  = seqAt + 14 + 1
+	leaseAt  = flagsAt + 2 + 1
+	holderAt = leaseAt + 8 + 1
+	toAt     = holderAt + NodeIDLen + 1
+	incAt    = toAt + NodeIDLen + 1
+	writeAt  = incAt + IncarnationLen + 1
+	headAt   = writeAt + WriteIDLen + 1
+	randAt   = headAt + 12 + 1
+)
 
 // ParseValue reads a line of the register. It accepts exactly what Encode
 // writes; anything else is an error that wraps ErrUnreadable, and must never
 // be claimed.
 func ParseValue(b []byte) (Value, error) {
-	s := string(b)
-	bad := func(what string) (Value, error) {
-		if len(s) > 200 {
-			s = s[:200] + "…"
-		}
-		return Value{}, fmt.Errorf("%w: %s in %q", ErrUnreadable, what, s)
-	}
 	if len(b) != ValueLen {
-		return bad(fmt.Sprintf("%d bytes where %d belong", len(b), ValueLen))
+		return unreadable(b, fmt.Sprintf("%d bytes where %d belong", len(b), ValueLen))
 	}
-	f := strings.Split(s, ".")
-	if len(f) != 11 {
-		return bad("wrong number of fields")
+	s := string(b)
+	if s[:planeAt] != Format+"." {
+		return unreadable(b, "unknown format")
 	}
-	if f[0] != Format {
-		return bad("unknown format")
+	for _, end := range [...]int{termAt, seqAt, flagsAt, leaseAt, holderAt, toAt, incAt, writeAt, headAt} {
+		if s[end-1] != '.' {
+			return unreadable(b, "wrong number of fields")
+		}
 	}
 	var v Value
-	if !isName(f[1], PlaneIDLen) {
-		return bad("bad plane id")
+	if v.Plane = PlaneID(s[planeAt : termAt-1]); !isName(string(v.Plane), PlaneIDLen) {
+		return unreadable(b, "bad plane id")
 	}
-	v.Plane = PlaneID(f[1])
-	n, ok := parseHex(f[2], 12)
+	n, ok := parseHex(s[termAt : seqAt-1])
 	if !ok {
-		return bad("bad term")
+		return unreadable(b, "bad term")
 	}
 	v.Term = Term(n)
-	if n, ok = parseHex(f[3], 14); !ok {
-		return bad("bad sequence")
+	if n, ok = parseHex(s[seqAt : flagsAt-1]); !ok {
+		return unreadable(b, "bad sequence")
 	}
 	v.Seq = Seq(n)
-	if len(f[4]) != 2 || (f[4][0] != 'h' && f[4][0] != 'r') || (f[4][1] != '-' && f[4][1] != 'p') {
-		return bad("bad flags")
+	held, paused := s[flagsAt], s[flagsAt+1]
+	if (held != 'h' && held != 'r') || (paused != '-' && paused != 'p') {
+		return unreadable(b, "bad flags")
 	}
-	v.Held, v.Paused = f[4][0] == 'h', f[4][1] == 'p'
-	if n, ok = parseHex(f[5], 8); !ok || n == 0 {
-		return bad("bad lease")
+	v.Held, v.Paused = held == 'h', paused == 'p'
+	if n, ok = parseHex(s[leaseAt : holderAt-1]); !ok || n == 0 {
+		return unreadable(b, "bad lease")
 	}
 	v.Lease = time.Duration(n) * time.Millisecond
-	if v.Holder, ok = parseNode(f[6]); !ok {
-		return bad("bad holder")
+	if v.Holder, ok = parseNode(s[holderAt : toAt-1]); !ok {
+		return unreadable(b, "bad holder")
 	}
-	if v.To, ok = parseNode(f[7]); !ok {
-		return bad("bad successor")
+	if v.To, ok = parseNode(s[toAt : incAt-1]); !ok {
+		return unreadable(b, "bad successor")
 	}
-	if f[8] != strings.Repeat("-", IncarnationLen) {
-		if !isBase32(f[8]) {
-			return bad("bad incarnation")
+	if inc := s[incAt : writeAt-1]; inc != noInc {
+		if !isBase32(inc) {
+			return unreadable(b, "bad incarnation")
 		}
-		v.Incarnation = Incarnation(f[8])
+		v.Incarnation = Incarnation(inc)
 	}
 	if (v.Holder == "") != (v.Incarnation == "") {
-		return bad("holder without incarnation or the reverse")
+		return unreadable(b, "holder without incarnation or the reverse")
 	}
-	if !isBase32(f[9]) {
-		return bad("bad write id")
+	if v.WriteID = WriteID(s[writeAt : headAt-1]); !isBase32(string(v.WriteID)) {
+		return unreadable(b, "bad write id")
 	}
-	v.WriteID = WriteID(f[9])
-	seq, rnd, _ := strings.Cut(f[10], "-")
-	if v.Head.Seq, ok = parseHex(seq, 12); !ok {
-		return bad("bad journal head")
+	if v.Head.Seq, ok = parseHex(s[headAt : randAt-1]); !ok || s[randAt-1] != '-' {
+		return unreadable(b, "bad journal head")
 	}
-	if rnd != strings.Repeat("-", HeadRandLen) {
-		if !isName(rnd, HeadRandLen) {
-			return bad("bad journal head")
+	if r := s[randAt:]; r != noRand {
+		if !isName(r, HeadRandLen) {
+			return unreadable(b, "bad journal head")
 		}
-		v.Head.Rand = rnd
+		v.Head.Rand = r
 	}
 	return v, nil
+}
+
+func unreadable(b []byte, what string) (Value, error) {
+	s := string(b)
+	if len(s) > 200 {
+		s = s[:200] + "…"
+	}
+	return Value{}, fmt.Errorf("%w: %s in %q", ErrUnreadable, what, s)
 }
 
 // Newer reports whether v comes after w in the register's chain of values.
@@ -176,25 +211,32 @@ func (p Position) After(q Position) bool {
 	return p.Term > q.Term || (p.Term == q.Term && p.Seq > q.Seq)
 }
 
-func parseHex(s string, digits int) (uint64, bool) {
-	if len(s) != digits {
-		return 0, false
-	}
+// parseHex reads lower-case hexadecimal digits, at most 14 of them.
+func parseHex(s string) (n uint64, ok bool) {
 	for i := range len(s) {
-		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+		c := s[i]
+		switch {
+		case c >= '0' && c <= '9':
+			c -= '0'
+		case c >= 'a' && c <= 'f':
+			c -= 'a' - 10
+		default:
 			return 0, false
 		}
+		n = n<<4 | uint64(c)
 	}
-	n, err := strconv.ParseUint(s, 16, 64)
-	return n, err == nil
+	return n, true
 }
 
 func parseNode(s string) (NodeID, bool) {
 	if s == nobody {
 		return "", true
 	}
-	id, err := ParseNodeID(s)
-	return id, err == nil
+	return NodeID(s), isNode(s)
+}
+
+func isNode(s string) bool {
+	return isName(s, NodeIDLen) && s[0] >= 'a' && s[0] <= 'z'
 }
 
 func isBase32(s string) bool {
@@ -202,7 +244,7 @@ func isBase32(s string) bool {
 		return false
 	}
 	for i := range len(s) {
-		if !strings.Contains(base32Alphabet, s[i:i+1]) {
+		if c := s[i]; (c < 'a' || c > 'z') && (c < '2' || c > '7') {
 			return false
 		}
 	}

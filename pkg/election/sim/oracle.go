@@ -150,8 +150,12 @@ func (w *World) gapEnds() {
 		return
 	}
 	gap := w.t - max(o.gapFrom, w.healAt)
+	if o.excused {
+		return
+	}
 	w.res.Longest = max(w.res.Longest, time.Duration(gap))
-	if limit := w.bound(); time.Duration(gap) > limit && !o.excused {
+	w.res.OfBound = max(w.res.OfBound, float64(gap)/float64(w.bound()))
+	if limit := w.bound(); time.Duration(gap) > limit {
 		w.violate(true, "no master for %.3fs although nothing was wrong any more; the bound is %.3fs", float64(gap)/float64(sec), limit.Seconds())
 	}
 }

@@ -54,11 +54,11 @@ func TestSeeds(t *testing.T) {
 		sum.Failovers += r.Failovers
 		sum.Releases += r.Releases
 		sum.Children += r.Children
-		sum.Longest = max(sum.Longest, r.Longest)
+		sum.Longest, sum.OfBound = max(sum.Longest, r.Longest), max(sum.OfBound, r.OfBound)
 	}
 	took := time.Since(start)
-	t.Logf("%d seeds, %.0f node-hours, %d steps, %d reigns, %d failovers, %d claims after a release, %d releases by a guard, longest gap after healing %v; %.1f s, %.0f node-hours/s",
-		seeds, sum.NodeTime.Hours(), sum.Steps, sum.Reigns, sum.Failovers, sum.Releases, sum.Children, sum.Longest.Round(time.Millisecond), took.Seconds(), sum.NodeTime.Hours()/took.Seconds())
+	t.Logf("%d seeds, %.0f node-hours, %d steps, %d reigns, %d failovers, %d claims after a release, %d releases by a guard, longest gap after healing %v, at most %.0f %% of the bound; %.1f s, %.0f node-hours/s",
+		seeds, sum.NodeTime.Hours(), sum.Steps, sum.Reigns, sum.Failovers, sum.Releases, sum.Children, sum.Longest.Round(time.Millisecond), 100*sum.OfBound, took.Seconds(), sum.NodeTime.Hours()/took.Seconds())
 	mixed := Mixed()
 	for k := noFault + 1; k < KindCount; k++ {
 		t.Logf("%8d %s", sum.Faults[k], k)
