@@ -323,8 +323,11 @@ func (m *Machine) remembered(ev Remembered) {
 	m.keeping = false
 	if ev.Failed != "" {
 		m.keepErr, m.claim.keeping = m.now, 0
-		m.trouble = trouble{ReasonForgetful, "the data directory does not take what this node must remember before it may claim: " + ev.Failed}
-		m.note(NoteForgetful, ev.Term, ev.Failed)
+		detail := "the data directory does not take what this node must remember before it may claim: " + ev.Failed + "; free space there or put it right, and it is tried again"
+		if m.trouble.code != ReasonForgetful {
+			m.note(NoteForgetful, ev.Term, ev.Failed)
+		}
+		m.trouble = trouble{ReasonForgetful, detail}
 		return
 	}
 	if m.trouble.code == ReasonForgetful {
