@@ -154,7 +154,7 @@ func TestHang(t *testing.T) {
 				t.Errorf("%d workers are stuck, want 2", n)
 			}
 
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 			defer cancel()
 			begin := time.Now()
 			err := tt.f(ctx, s)

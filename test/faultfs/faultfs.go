@@ -23,7 +23,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -63,8 +65,7 @@ const (
 	Statfs   Op = "statfs"
 )
 
-// longestHang bounds every hang, so that a test that dies before it cleans up
-// leaves no process behind that not even SIGKILL ends.
+// longestHang bounds every hang, for tests that forget theirs.
 const longestHang = 5 * time.Minute
 
 // Rule says what goes wrong, and with which operations.
@@ -102,6 +103,7 @@ type FS struct {
 	mountpoint string
 	server     *fuse.Server
 	conn       uint32 // id of the connection, under /sys/fs/fuse/connections
+	endWatch   func() // ends the watch process
 
 	mu     sync.Mutex
 	faults []*Fault
@@ -141,7 +143,42 @@ func Mount(backing, mountpoint string) (*FS, error) {
 	if err := syscall.Stat(mountpoint, &st); err == nil {
 		f.conn = unix.Minor(st.Dev)
 	}
+	if f.endWatch, err = watch(mountpoint); err != nil {
+		return nil, errors.Join(fmt.Errorf("faultfs: watch process: %w", err), f.server.Unmount())
+	}
 	return f, nil
+}
+
+// watch starts a process that takes the mount away when ours dies. A thread of
+// ours that is in a deaf hang would otherwise keep the dead process, and with
+// it the connection that it waits for, alive for ever.
+func watch(mountpoint string) (end func(), err error) {
+	const script = `trap : TERM; read -r _; umount --no-canonicalize -f -l "$1" 2>/dev/null`
+	cmd := exec.Command("/bin/sh", "-c", script, "faultfs-watch", mountpoint) //nolint:noctx // lives as long as the mount
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM, Setpgid: true}
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	started, stop, ended := make(chan error), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		// The signal comes when this thread dies, which must be with the process.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err != nil {
+			return
+		}
+		<-stop
+		_ = stdin.Close() // ends the script
+		_ = cmd.Wait()    // umount fails, because Unmount was faster
+	}()
+	if err := <-started; err != nil {
+		return nil, err
+	}
+	return sync.OnceFunc(func() { close(stop); <-ended }), nil
 }
 
 // Inject adds a rule. Of several that match an operation the oldest fires.
@@ -209,6 +246,7 @@ func (f *FS) Unmount() error {
 	f.closed = true
 	f.clear()
 	f.mu.Unlock()
+	defer f.endWatch()
 
 	done := make(chan error, 1)
 	go func() { done <- f.server.Unmount() }()

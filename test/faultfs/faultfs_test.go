@@ -197,6 +197,54 @@ func TestHang(t *testing.T) {
 	}
 }
 
+// TestDiesHanging runs this test binary again, has it hang deafly in its own
+// mount, and kills it: nothing of it may stay.
+func TestDiesHanging(t *testing.T) {
+	if dir := os.Getenv("FAULTFS_DIE_IN"); dir != "" {
+		fs, err := faultfs.Mount(os.Getenv("FAULTFS_BACKING"), dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fs.Inject(faultfs.Rule{Op: faultfs.Mkdir, Hang: true, Deaf: true, After: true})
+		t.Error(os.Mkdir(dir+"/d", 0o755)) // never comes back
+		return
+	}
+	dir, backing := t.TempDir(), t.TempDir()
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestDiesHanging$")
+	cmd.Env = append(os.Environ(), "FAULTFS_DIE_IN="+dir, "FAULTFS_BACKING="+backing)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	mounted := func() bool {
+		mounts, err := os.ReadFile("/proc/self/mountinfo")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Contains(string(mounts), dir)
+	}
+	eventually(t, "it hangs", func() bool { // which it does once the directory is there
+		_, err := os.Stat(backing + "/d")
+		return err == nil
+	})
+	if !mounted() {
+		t.Fatal("it is not mounted")
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	select {
+	case err := <-ended:
+		if err == nil {
+			t.Error("the process ended well, although it was killed")
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the process lives on")
+	}
+	eventually(t, "it is unmounted", func() bool { return !mounted() })
+}
+
 // TestUnmountAlways unmounts while a file is open and operations hang.
 func TestUnmountAlways(t *testing.T) {
 	dir := t.TempDir()
