@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -73,12 +74,19 @@ type Client struct {
 // Start starts a guard and waits until it answers, by ctx's deadline at the
 // latest. It fails when the isolation asked for is not possible.
 func Start(ctx context.Context, o Options) (*Client, error) {
+	if o.DataDir == "" {
+		return nil, errors.New("guard: it needs a data directory")
+	}
+	dir, err := filepath.Abs(o.DataDir) // the guard works in /
+	if err != nil {
+		return nil, fmt.Errorf("guard: %w", err)
+	}
 	c, err := spawn(o)
 	if err != nil {
 		return nil, fmt.Errorf("guard: %w", err)
 	}
 	c.post(request{Op: opConfig, Config: &config{
-		DataDir: o.DataDir, Isolation: o.Isolation, StopSignal: int(or(o.StopSignal, syscall.SIGTERM)),
+		DataDir: dir, Isolation: o.Isolation, StopSignal: int(or(o.StopSignal, syscall.SIGTERM)),
 		GuardStop: or(o.GuardStop, time.Second), ReleaseArgv: o.ReleaseArgv, ReleaseStdin: o.ReleaseStdin,
 		ReleaseTimeout: or(o.ReleaseTimeout, 30*time.Second), Incarnation: o.Incarnation, MinTerm: o.MinTerm,
 	}})
@@ -113,9 +121,6 @@ func or[T comparable](v, def T) T {
 }
 
 func spawn(o Options) (*Client, error) {
-	if o.DataDir == "" {
-		return nil, errors.New("it needs a data directory")
-	}
 	if err := CheckIsolation(o.Isolation); err != nil {
 		return nil, err
 	}

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/understudy-ha/understudy/pkg/lease"
 )
 
 // A service with everything that makes one hard to stop: children, a
@@ -276,13 +278,12 @@ func TestNothingStartsAfterTheFirstSignal(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t, variants()[0])
-	refused := func(id uint64, term int, words string) {
+	refused := func(id uint64, term lease.Term, words string) {
 		t.Helper()
-		d.run(1, id, service{Name: "never"})
+		d.run(term, id, service{Name: "never"})
 		if e := d.wait(Armed, Started, Refused); e.Kind != Refused || e.Run != id || !strings.Contains(e.Why, words) {
 			t.Fatalf("%+v, want refused: %s", e, words)
 		}
-		_ = term
 	}
 	refused(1, 1, "no deadline is armed")
 	d.tell(order{Do: opArm, Term: 1, Stop: time.Second, Kill: 500 * time.Millisecond, End: time.Second})
@@ -296,7 +297,9 @@ func TestRefusals(t *testing.T) {
 	if e := d.wait(Empty); !e.Final || e.Term != 2 {
 		t.Fatalf("%+v", e)
 	}
-	refused(5, 1, "has begun")
+	// Neither is it armed again, however long its lease still was.
+	d.tell(order{Do: opArm, Term: 2, Stop: time.Hour, Kill: time.Hour, End: time.Hour})
+	refused(5, 2, "has begun")
 	// A deadline that is over on arrival ends the term.
 	d.tell(order{Do: opArm, Term: 3, Ago: time.Minute, Stop: time.Second, Kill: time.Second, End: time.Second})
 	if e := d.wait(Armed, Stopping); e.Kind != Stopping {

@@ -137,10 +137,10 @@ func killDescendants(root int) {
 	}
 }
 
-// namespaceInode identifies a namespace of a process, e.g. "pid"; 0 if it can
-// not be told.
-func namespaceInode(pid, kind string) uint64 {
-	l, err := os.Readlink("/proc/" + pid + "/ns/" + kind)
+// pidNamespace is the inode of a process' PID namespace; 0 if it can not be
+// told.
+func pidNamespace(pid string) uint64 {
+	l, err := os.Readlink("/proc/" + pid + "/ns/pid")
 	if err != nil {
 		return 0
 	}
@@ -156,7 +156,7 @@ func namespaceInUse(ino uint64) bool {
 		return true
 	}
 	for _, pid := range pids {
-		if namespaceInode(strconv.Itoa(pid), "pid") == ino {
+		if pidNamespace(strconv.Itoa(pid)) == ino {
 			// A zombie keeps its link until it is reaped, but runs no more.
 			if s, err := readStat(pid); err == nil && s.state != 'Z' && s.state != 'X' {
 				return true

@@ -29,10 +29,11 @@ const (
 )
 
 const (
-	tick      = 100 * time.Millisecond // longest time between two looks at the clock
-	idleTick  = time.Second            // the same while nothing is at stake
-	killTick  = 5 * time.Millisecond   // between two rounds of KILL
-	stuckTick = 250 * time.Millisecond // the same once it did not help
+	tick     = 100 * time.Millisecond // longest time between two looks at the clock
+	idleTick = time.Second            // the same while nothing is at stake
+	killTick = 5 * time.Millisecond   // between the first rounds of KILL
+	lateTick = 100 * time.Millisecond // the same once those did not help
+	killFast = 500 * time.Millisecond // how long the first rounds last
 )
 
 // Main is the guard process. It returns the exit code of the process.
@@ -40,6 +41,7 @@ func Main() int {
 	runtime.LockOSThread() // this thread forks the shims: PR_SET_PDEATHSIG follows it
 	small()
 	catchSignals()
+	_ = os.Chdir("/")    // hold no mount
 	_, _ = unix.Setsid() // no terminal reaches the guard or the service; fails when the daemon did it already
 	g := &guardian{daemonFd: guardDaemon, log: newLogger(os.Stderr)}
 	defer g.log.close()
@@ -95,9 +97,10 @@ type run struct {
 	ctl      *lineConn
 	tree     *os.File
 	reaped   bool
-	reported bool // Exited or NotExecutable was sent
-	killing  bool
-	killed   lease.Instant // latest round of KILL
+	reported bool          // Exited or NotExecutable was sent
+	killing  bool          // KILL to everything, round after round
+	killFrom lease.Instant // when that began
+	killed   lease.Instant // latest round
 }
 
 func (g *guardian) loop() int {
@@ -159,10 +162,8 @@ func (g *guardian) nextLook(now lease.Instant) time.Duration {
 	if r := g.run; r != nil {
 		next = min(next, tick)
 		switch {
-		case r.killing && g.stop.stuck:
-			next = min(next, stuckTick)
 		case r.killing:
-			next = min(next, killTick)
+			next = min(next, r.killEvery(now))
 		case r.Term <= g.stopped:
 			next = min(next, g.killIn(now))
 		}
@@ -189,7 +190,7 @@ func (g *guardian) act(now lease.Instant) (done bool) {
 	if g.run != nil {
 		g.pressRun(now)
 	}
-	g.reap()
+	g.reap(now)
 	if g.run != nil {
 		return false
 	}
@@ -220,7 +221,7 @@ func (g *guardian) pressRun(now lease.Instant) {
 	if r.Term <= g.stopped {
 		if !r.killing && g.killIn(now) <= 0 {
 			g.log.printf("term %d: KILL", r.Term)
-			r.killing = true
+			r.killNow(now)
 		}
 		if !g.stop.stuck && now.Longest(g.armed.T0) >= g.armed.End {
 			g.stop.stuck = true
@@ -229,16 +230,25 @@ func (g *guardian) pressRun(now lease.Instant) {
 			g.say(Event{Kind: Stuck, Term: r.Term, Run: r.ID, Why: why})
 		}
 	}
-	if r.killing {
-		every := killTick
-		if g.stop.stuck {
-			every = stuckTick
-		}
-		if r.killed.IsZero() || now.Longest(r.killed) >= every {
-			r.killed = now
-			g.kill(r)
-		}
+	if r.killing && (r.killed.IsZero() || now.Longest(r.killed) >= r.killEvery(now)) {
+		r.killed = now
+		g.kill(r)
 	}
+}
+
+// killNow begins the rounds of KILL.
+func (r *run) killNow(now lease.Instant) {
+	if !r.killing {
+		r.killing, r.killFrom = true, now
+	}
+}
+
+// killEvery is the time between two rounds of KILL.
+func (r *run) killEvery(now lease.Instant) time.Duration {
+	if now.Longest(r.killFrom) < killFast {
+		return killTick
+	}
+	return lateTick
 }
 
 // kill sends KILL to the whole tree. In a PID namespace the kernel does it.
@@ -252,7 +262,7 @@ func (g *guardian) kill(r *run) {
 }
 
 // reap collects dead children. No child left proves the tree empty.
-func (g *guardian) reap() {
+func (g *guardian) reap(now lease.Instant) {
 	for {
 		pid, ws, none := reapAny()
 		switch {
@@ -263,7 +273,7 @@ func (g *guardian) reap() {
 			return
 		case pid == 0:
 			if r := g.run; r != nil && r.reaped && !r.killing {
-				r.killing = true // the shim is gone, its orphans fell to us
+				r.killNow(now) // the shim is gone, its orphans fell to us
 				g.kill(r)
 			}
 			return
@@ -471,14 +481,15 @@ func (g *guardian) start(q Run) (refused string) {
 	g.run = r
 	err = commitTree(tree, g.cfg.DataDir, Tree{
 		Term: q.Term, Run: q.ID, Isolation: g.iso.kind, BootID: bootID(),
-		Shim: r.shim, ShimStart: startTime(r.shim), PidNS: namespaceInode(strconv.Itoa(r.shim), "pid"),
+		Shim: r.shim, ShimStart: startTime(r.shim), PidNS: pidNamespace(strconv.Itoa(r.shim)),
 	})
 	why := g.mayStart(q, clock.Now()) // the disk may have taken its time
 	if err != nil {
 		why = err.Error()
 	}
 	if why != "" {
-		r.reported, r.killing = true, true // the shim dies without having been told to go
+		r.reported = true
+		r.killNow(clock.Now()) // the shim dies without having been told to go
 		return why
 	}
 	r.ctl.send(shimOrder{Run: &q})

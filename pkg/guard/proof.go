@@ -111,7 +111,7 @@ func thisMachine() machine {
 		machineID:   firstLine("/etc/machine-id"),
 		productUUID: firstLine("/sys/class/dmi/id/product_uuid"),
 		bootID:      bootID(),
-		pidNS:       namespaceInode("self", "pid"),
+		pidNS:       pidNamespace("self"),
 	}
 	m.container = m.pidNS != initPidNamespace || exists("/.dockerenv") || exists("/run/.containerenv") ||
 		os.Getenv("container") != "" || os.Getenv("KUBERNETES_SERVICE_HOST") != ""

@@ -29,7 +29,7 @@ func TestProof(t *testing.T) {
 	self := Process{os.Getpid(), startTime(os.Getpid())}
 	reused := Process{os.Getpid(), startTime(os.Getpid()) - 1} // our pid, an earlier process
 	here := machine{machineID: "m1", productUUID: "u1", bootID: bootID(), pidNS: 1}
-	myNS := namespaceInode("self", "pid")
+	myNS := pidNamespace("self")
 	for _, c := range []struct {
 		name   string
 		proof  func(p *Proof)

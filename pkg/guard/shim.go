@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -292,6 +293,9 @@ func notExecutable(r Run, path string, err error) shimReport {
 	rep := shimReport{Errno: int(errno), Exit: 126}
 	if path == "" {
 		path = strings.Join(r.Argv, " ")
+	}
+	if !filepath.IsAbs(path) && strings.Contains(path, "/") {
+		path = filepath.Join(r.Dir, path)
 	}
 	_, statErr := os.Stat(path)
 	switch {

@@ -40,7 +40,7 @@ type Run struct {
 	ID   uint64   // drawn by the caller, not 0; events name it
 	Argv []string // exec form; looked up in the PATH of Env when it has no slash
 	Env  []string // the whole environment
-	Dir  string   // working directory; empty: the daemon's at its start
+	Dir  string   // working directory; empty: /
 }
 
 // What the daemon asks of the guard.

@@ -102,6 +102,12 @@ func (o Options) withDefaults() (Options, error) {
 	orDefault(&o.StopTimeout, 10*time.Second)
 	orDefault(&o.GuardStop, min(time.Second, o.StopTimeout/2))
 	orDefault(&o.MaxRestarts, 3)
+	if o.Dir == "" {
+		var err error
+		if o.Dir, err = os.Getwd(); err != nil {
+			return o, fmt.Errorf("service.dir is not set and the working directory is gone: %w", err)
+		}
+	}
 	if o.Env == nil {
 		o.Env = os.Environ()
 	}

@@ -387,7 +387,7 @@ func (s *Supervisor) heard(e guard.Event) {
 	case guard.NotExecutable:
 		s.exit.Store(&e.Exit)
 		if mine {
-			s.fail(e.Why, e.Exit)
+			s.fail(fmt.Sprintf("%s (exit code %d); put service.command right on this node", e.Why, e.Exit), e.Exit)
 		}
 	case guard.Exited:
 		s.exit.Store(&e.Exit)
@@ -475,15 +475,23 @@ func (s *Supervisor) exited(e guard.Event) {
 	t.restarts = kept
 	switch {
 	case s.o.Restart == RestartNever, s.o.Restart == RestartOnFailure && e.Exit == 0:
-		s.fail(why, e.Exit)
+		s.fail(why+s.seeOutput(), e.Exit)
 		return
 	case len(t.restarts) >= s.o.MaxRestarts:
-		s.fail(fmt.Sprintf("%s after %d restarts within %v", why, len(t.restarts), s.o.Window), e.Exit)
+		s.fail(fmt.Sprintf("%s after %d restarts within %v%s", why, len(t.restarts), s.o.Window, s.seeOutput()), e.Exit)
 		return
 	}
 	t.again = true
 	s.show(phaseRestarting, 0, why)
 	s.say(ha.ServiceEvent{Kind: ha.ServiceUnready, Term: t.order.Term, Why: why, Exit: e.Exit})
+}
+
+// seeOutput says where the service's own words are.
+func (s *Supervisor) seeOutput() string {
+	if s.o.OutputPath == "" {
+		return ""
+	}
+	return "; see its output in " + s.o.OutputPath
 }
 
 // restart starts the service again after the back-off. The former run is
