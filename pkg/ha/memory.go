@@ -35,6 +35,7 @@ type Dir struct {
 	mu   sync.Mutex
 	id   identity
 	mem  planeMemory
+	sick bool // the last attempt to remember failed, so the next one must write
 
 	// Proof, when set, keeps the local record of R10 before a claim; it must
 	// be durable when it returns.
@@ -89,11 +90,17 @@ func (d *Dir) Recall() (lease.PlaneID, lease.Term) {
 func (d *Dir) Remember(plane lease.PlaneID, term lease.Term, inc lease.Incarnation, claim bool) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	err := d.remember(plane, term, inc, claim)
+	d.sick = err != nil
+	return err
+}
+
+func (d *Dir) remember(plane lease.PlaneID, term lease.Term, inc lease.Incarnation, claim bool) error {
 	if d.mem.Plane != "" && d.mem.Plane != plane {
 		return fmt.Errorf("%s remembers plane %s, not %s", d.path, d.mem.Plane, plane)
 	}
 	next := planeMemory{Plane: plane, Term: max(term, d.mem.Term)}
-	if next != d.mem {
+	if next != d.mem || d.sick {
 		if err := d.save(planeFile, next); err != nil {
 			return err
 		}

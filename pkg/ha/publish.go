@@ -72,8 +72,14 @@ func (n *Node) transition(now lease.Instant, s *Status) {
 	before := n.shown
 	n.shown = is
 	reason := n.reason(s, is.state, before.state)
-	n.log.Info("state", zap.String("plane", string(s.Plane)), zap.Uint64("term", uint64(is.term)),
-		zap.String("from", string(before.state)), zap.String("to", string(is.state)), zap.String("reason", reason))
+	f := []zap.Field{
+		zap.String("plane", string(s.Plane)), zap.Uint64("term", uint64(is.term)),
+		zap.String("from", string(before.state)), zap.String("to", string(is.state)), zap.String("reason", reason),
+	}
+	if is.state == lease.StateFailed {
+		f = append(f, zap.String("store", s.Store.URL)) // most failures are its
+	}
+	n.log.Info("state", f...)
 	h := append([]Transition{{State: is.state, Term: is.term, Reason: reason, At: time.Now()}}, n.history...)
 	n.history = h[:min(len(h), historyLimit)]
 }
