@@ -22,6 +22,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -153,10 +154,14 @@ func Mount(backing, mountpoint string) (*FS, error) {
 // ours that is in a deaf hang would otherwise keep the dead process, and with
 // it the connection that it waits for, alive for ever.
 func watch(mountpoint string) (end func(), err error) {
-	const script = `trap : TERM; read -r _; umount --no-canonicalize -f -l "$1" 2>/dev/null`
+	const script = `trap : TERM; echo ready; read -r _; umount --no-canonicalize -f -l "$1" 2>/dev/null`
 	cmd := exec.Command("/bin/sh", "-c", script, "faultfs-watch", mountpoint) //nolint:noctx // lives as long as the mount
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM, Setpgid: true}
 	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
 	}
@@ -167,6 +172,10 @@ func watch(mountpoint string) (end func(), err error) {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := cmd.Start()
+		if err == nil {
+			// Until its trap is set, the signal would merely end it.
+			_, err = io.ReadFull(stdout, make([]byte, len("ready\n")))
+		}
 		started <- err
 		if err != nil {
 			return
