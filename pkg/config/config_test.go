@@ -91,8 +91,8 @@ func TestFileErrors(t *testing.T) {
 		{"dataDir on the store", minimal + "dataDir: /mnt/understudy/data\n", []string{"u.yaml:3: dataDir: /mnt/understudy/data lies on the shared store (persistenceDir /mnt/understudy)"}},
 		{"lease too short", minimal + "ha: {heartbeatTimeout: 2s}\n", []string{"u.yaml:3: ha.heartbeatTimeout: 2s is below the floor", "3s"}},
 		{"timings that do not fit", minimal + "ha: {heartbeatTimeout: 10s}\nstore:\n  operationTimeout: 3s\n", []string{
-			"service.stopTimeout: D >= h + 2o is broken", "4.9s", "7s", "Nearest legal values",
-			"set were ha.heartbeatTimeout (", "u.yaml:3), store.operationTimeout (", "u.yaml:5)",
+			"u.yaml:5: store.operationTimeout: D >= h + 2o is broken", "4.9s", "7s", "Nearest legal values",
+			"set were ha.heartbeatTimeout (", "u.yaml:3)",
 		}},
 		{"guard longer than S", minimal + "guard: {stopTimeout: 11s}\n", []string{"u.yaml:3: guard.stopTimeout: 11s is longer than service.stopTimeout 10s"}},
 		{"start too short", "persistenceDir: /mnt/u\nservice:\n  command: [a]\n  startTimeout: 1s\n  startGrace: 2s\n", []string{"u.yaml:4: service.startTimeout: 1s is not longer than service.startGrace 2s"}},

@@ -239,7 +239,13 @@ func (v *validator) timings() {
 		if errors.As(err, &te) {
 			key, text = te.Key, te.Reason
 		}
-		// The key to blame may be a derived one; say what was asked for.
+		// The key to blame may be a derived one; name one that was written
+		// instead, and what else was asked for.
+		for _, k := range []string{"ha.heartbeatInterval", "store.operationTimeout", "service.stopTimeout", "ha.heartbeatTimeout"} {
+			if !c.IsSet(key) && c.IsSet(k) {
+				key = k
+			}
+		}
 		var asked []string
 		for _, k := range timingKeys {
 			if c.IsSet(k) && k != key {

@@ -2,6 +2,7 @@ package election
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -113,6 +114,19 @@ func or(v, otherwise time.Duration) time.Duration {
 // check refuses a set that breaks an inequality of the protocol. Both sides
 // are compared as whole nanoseconds; equality is legal.
 func (t Timing) check(minBeat time.Duration) error {
+	e, inequality := t.broken(minBeat)
+	switch {
+	case e == nil:
+		return nil
+	case inequality:
+		e.Reason += ". Nearest legal values: " + t.proposals(minBeat)
+	}
+	return e
+}
+
+// broken finds the first rule that is broken, and tells whether it is an
+// inequality between several durations.
+func (t Timing) broken(minBeat time.Duration) (e *TimingError, inequality bool) {
 	for _, f := range []struct {
 		key        string
 		v, atLeast time.Duration
@@ -126,33 +140,47 @@ func (t Timing) check(minBeat time.Duration) error {
 		{"ha.takeoverTimeout", t.Takeover, t.Heartbeat, "ha.heartbeatInterval"},
 	} {
 		if f.v < f.atLeast {
-			return &TimingError{f.key, fmt.Sprintf("%v is below %v (%s); the nearest legal value is %v", f.v, f.atLeast, f.why, f.atLeast)}
+			return &TimingError{f.key, fmt.Sprintf("%v is below %v (%s); the nearest legal value is %v", f.v, f.atLeast, f.why, f.atLeast)}, false
 		}
 	}
 	if t.Poll > t.Heartbeat {
-		return &TimingError{"ha.pollInterval", fmt.Sprintf("%v is longer than ha.heartbeatInterval %v; the nearest legal value is %v", t.Poll, t.Heartbeat, t.Heartbeat)}
+		return &TimingError{"ha.pollInterval", fmt.Sprintf("%v is longer than ha.heartbeatInterval %v; the nearest legal value is %v", t.Poll, t.Heartbeat, t.Heartbeat)}, false
 	}
 	if need := t.Heartbeat + 2*t.Operation; t.StopAfter() < need {
-		short := need - t.StopAfter()
 		return &TimingError{"service.stopTimeout", fmt.Sprintf(
-			"D >= h + 2o is broken: D = 0.99*T - m - S = %v (T=%v, m=%v, S=%v) but h + 2o = %v (h=%v, o=%v). Nearest legal values: ha.heartbeatTimeout %v, or service.stopTimeout %v%s",
-			t.StopAfter(), t.Timeout, t.Margin(), t.Stop, need, t.Heartbeat, t.Operation,
-			t.timeoutFor(need+t.Stop), t.Stop-short, positive(t.Stop-short, MinStop))}
+			"D >= h + 2o is broken: D = 0.99*T - m - S = %v (T=%v, m=%v, S=%v) but h + 2o = %v (h=%v, o=%v)",
+			t.StopAfter(), t.Timeout, t.Margin(), t.Stop, need, t.Heartbeat, t.Operation)}, true
 	}
 	if need := 5 * (t.Heartbeat + t.Operation); t.Timeout < need {
 		return &TimingError{"ha.heartbeatTimeout", fmt.Sprintf(
-			"T >= 5(h + o) is broken: T=%v but 5(h + o) = %v (h=%v, o=%v). Nearest legal values: ha.heartbeatTimeout %v, or store.operationTimeout %v%s",
-			t.Timeout, need, t.Heartbeat, t.Operation, need, t.Timeout/5-t.Heartbeat, positive(t.Timeout/5-t.Heartbeat, MinOperation))}
+			"T >= 5(h + o) is broken: T=%v but 5(h + o) = %v (h=%v, o=%v)",
+			t.Timeout, need, t.Heartbeat, t.Operation)}, true
 	}
-	return nil
+	return nil, false
 }
 
-// positive marks a proposed value that another floor forbids.
-func positive(v, floor time.Duration) string {
-	if v >= floor {
-		return ""
+// proposals lists the changes of one duration, the others kept, that make the
+// set legal.
+func (t Timing) proposals(minBeat time.Duration) string {
+	h, o, d := t.Heartbeat, t.Operation, t.StopAfter()
+	var out []string
+	try := func(key string, v time.Duration, change func(*Timing)) {
+		c := t
+		change(&c)
+		c.Poll = min(c.Poll, c.Heartbeat) // follows where it is derived
+		if e, _ := c.broken(minBeat); e == nil {
+			out = append(out, fmt.Sprintf("%s %v", key, v))
+		}
 	}
-	return fmt.Sprintf(" (which is below its floor of %v, so change the former)", floor)
+	longer := max(t.timeoutFor(h+2*o+t.Stop), (5*(h+o) + time.Millisecond - 1).Truncate(time.Millisecond))
+	try("ha.heartbeatTimeout", longer, func(c *Timing) { c.Timeout = longer })
+	sooner := t.End() - h - 2*o
+	try("service.stopTimeout", sooner, func(c *Timing) { c.Stop = sooner })
+	oftener := min(d-2*o, t.Timeout/5-o)
+	try("ha.heartbeatInterval", oftener, func(c *Timing) { c.Heartbeat = oftener })
+	shorter := min((d-h)/2, t.Timeout/5-h)
+	try("store.operationTimeout", shorter, func(c *Timing) { c.Operation = shorter })
+	return strings.Join(out, ", or ")
 }
 
 // timeoutFor is the shortest lease whose right to serve lasts at least d, in

@@ -46,9 +46,9 @@ func TestRefusedStarts(t *testing.T) {
 			name: "impossible timings", code: 2,
 			prepare: func(_ *testing.T, _ *harness.Plane, n *harness.Node) []string {
 				n.Set("ha.heartbeatInterval", "3s")
-				return nil
+				return []string{n.ConfigFile() + ":"}
 			},
-			words: []string{"D >= h + 2o is broken", "h=3s", "Nearest legal values: ha.heartbeatTimeout", "ha.heartbeatInterval"},
+			words: []string{"ha.heartbeatInterval: D >= h + 2o is broken", "h=3s", "Nearest legal values: ha.heartbeatTimeout 17.5s, or ha.heartbeatInterval 500ms"},
 		}, {
 			name: "directory does not exist", code: 2,
 			prepare: func(_ *testing.T, p *harness.Plane, n *harness.Node) []string {
