@@ -399,6 +399,22 @@ func (c *Client) Nudge(ctx context.Context) error {
 	return c.tell(ctx, "/v1/server/ha/nudge", nil)
 }
 
+// HealthReport asks for what the answering node says of its health, with the
+// reason in words. It needs no password.
+func (c *Client) HealthReport(ctx context.Context) (v1.HealthReport, error) {
+	const path = "/v1/server/ha/health"
+	var r v1.HealthReport
+	a, err := c.do(ctx, http.MethodGet, path, nil)
+	if err != nil {
+		return r, err
+	}
+	// Its codes are as many as its conditions; the body tells whether it is one.
+	if err := json.Unmarshal(a.body, &r); err != nil || r.NodeID == "" {
+		return r, errors.Join(fmt.Errorf("%s%s is not a health path of Understudy", a.endpoint, path), a.refused())
+	}
+	return r, nil
+}
+
 // Health is the answer of a health path.
 type Health struct {
 	OK             bool // 200

@@ -29,6 +29,7 @@ type statusReport struct {
 	Healthy          bool       `json:"healthy"`
 	ShuttingDown     bool       `json:"shuttingDown"`
 	LeaseRemainingMs int64      `json:"leaseRemainingMs"`
+	Detail           string     `json:"detail"` // of why, in a sentence
 	Warnings         []string   `json:"warnings"`
 	Metrics          v1.Metrics `json:"metrics"`
 	// Plane last: it is the longest.
@@ -73,7 +74,12 @@ func fetchStatus(ctx context.Context, c *client.Client) (statusReport, error) {
 	if err != nil {
 		return statusReport{}, err
 	}
+	detail := ""
+	if rep, err := c.HealthReport(ctx); err == nil && rep.NodeID == up.HA.OwnID {
+		detail = deref(rep.Detail)
+	}
 	return statusReport{
+		Detail:   detail,
 		Endpoint: h.Endpoint, NodeID: up.HA.OwnID, State: m.State,
 		Up: up.Up, Healthy: up.Healthy, ShuttingDown: up.ShuttingDown,
 		LeaseRemainingMs: h.LeaseRemaining.Milliseconds(), Warnings: append([]string{}, h.Warnings...),
@@ -92,6 +98,9 @@ func (r statusReport) draw(s *screen) {
 	s.table(rows)
 	if own.Why != nil && *own.Why != "" {
 		s.printf("why     %s\n", printable(*own.Why))
+	}
+	if r.Detail != "" {
+		s.printf("        %s\n", printable(r.Detail))
 	}
 	for _, w := range r.Warnings {
 		s.printf("warning %s\n", printable(w))
