@@ -223,8 +223,11 @@ func TestMainExitsLeavingOthers(t *testing.T) {
 	each(t, func(d *daemon) {
 		t := d.t
 		s := stubborn()
-		s.ExitAfter, s.ExitCode = 300*time.Millisecond, 3
+		s.ExitAsked, s.ExitCode = true, 3
 		d.serve(1, s)
+		if err := os.WriteFile(filepath.Join(d.dir, "exit"), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
 		if e := d.wait(Exited); e.Exit != 3 || e.Run != 1 {
 			t.Errorf("%+v", e)
 		}
@@ -404,6 +407,31 @@ func TestLockOutlivesTheDaemon(t *testing.T) {
 	if last := d.lastBeat(stubbornNames...); last >= at {
 		t.Error("released before the last beat")
 	}
+}
+
+// In a group the shim may outlive daemon and guard for a moment: so does the
+// lock.
+func TestLockIsHeldByTheShim(t *testing.T) {
+	t.Parallel()
+	each(t, func(d *daemon) {
+		t := d.t
+		if d.variant.isolation != IsolationGroup {
+			return // that shim dies with the guard, by the kernel
+		}
+		d.serve(1, stubborn())
+		shim := d.shim()
+		signalOf(t, shim, unix.SIGSTOP)
+		d.kill9(d.proc.Pid)
+		d.kill9(d.guard)
+		<-d.ended
+		time.Sleep(100 * time.Millisecond)
+		_, err := LockDir(d.dir)
+		signalOf(t, shim, unix.SIGCONT)
+		if !errors.Is(err, ErrLocked) {
+			t.Errorf("free while the service's tree is alive: %v", err)
+		}
+		d.dead(wait, stubbornNames...)
+	})
 }
 
 // A guard that slept through its deadline acts on waking before it believes

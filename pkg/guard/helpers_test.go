@@ -53,7 +53,7 @@ type service struct {
 	Name       string
 	IgnoreTerm bool
 	Detach     bool // double fork and setsid, as daemons do
-	ExitAfter  time.Duration
+	ExitAsked  bool // ends as soon as there is a file Dir/exit
 	ExitCode   int
 	Linger     time.Duration // time it takes to end on TERM
 	Children   []service
@@ -104,14 +104,14 @@ func testService() int {
 		return 96
 	}
 	var end <-chan time.Time
-	if s.ExitAfter > 0 {
-		end = time.After(s.ExitAfter)
-	}
 	beat := time.NewTicker(5 * time.Millisecond)
 	for {
 		_, _ = f.WriteAt([]byte(fmt.Sprintf("%020d\n", clock.Now().Boot)), 0)
 		select {
 		case <-beat.C:
+			if s.ExitAsked && exists(filepath.Join(s.Dir, "exit")) {
+				return s.ExitCode
+			}
 		case <-end:
 			return s.ExitCode
 		case <-term:

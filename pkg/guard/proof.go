@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/understudy-ha/understudy/pkg/lease"
 )
@@ -94,8 +95,18 @@ func LoadProof(dir string) (p Proof, ok bool, err error) {
 // Check reports whether the recorded incarnation and its service are provably
 // gone (R10); why says what is missing. That the register still holds the
 // incarnation's value, unchanged while watched, is for the caller to see.
+// Processes that were just killed get a second to be gone: a lock ends a
+// little before the process that held it.
 func (p Proof) Check(dir string) (ok bool, why string) {
-	return p.check(dir, thisMachine())
+	m := thisMachine()
+	for range 50 {
+		ok, why = p.check(dir, m)
+		if ok || p.BootID != m.bootID {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return ok, why
 }
 
 // machine is what identifies the machine, its boot, and this process' view of
