@@ -104,6 +104,7 @@ type until struct {
 	from lease.Instant
 	d    time.Duration
 	why  string
+	code string // reason code, where there is a choice
 }
 
 // trouble is a reason code and a sentence with the remedy.
@@ -122,6 +123,7 @@ const (
 	ReasonUntrusted     = "STORE_NOT_VERIFIED"
 	ReasonFencingFailed = "FENCING_FAILED"
 	ReasonServiceFailed = "SERVICE_FAILED"
+	ReasonPromotion     = "PROMOTION_FAILED"
 	ReasonLeaseLost     = "LEASE_LOST"
 	ReasonDisabled      = "DISABLED"
 	ReasonHeldOff       = "HELD_OFF"

@@ -40,6 +40,7 @@ type reign struct {
 	foreign   bool   // a foreign value follows: nothing to release
 	stopped   bool   // Stop was sent
 	stoppedAt lease.Instant
+	planned   bool // by a planned end, with the lease ahead
 	killed    bool // KillGuard was sent
 	empty     bool
 	stuck     bool
@@ -75,8 +76,8 @@ func (m *Machine) beginReign(a attempt, _ string) {
 
 // arm sends the guard the deadline that the last confirmed renewal gives (G1).
 func (m *Machine) arm(r *reign) {
-	if r.over && !m.cfg.Without.off(WithoutStickiness) {
-		return
+	if r.stopped || (r.over && !m.cfg.Without.off(WithoutStickiness)) {
+		return // the guard has been told to stop and refuses deadlines of this term
 	}
 	r.askT0 = r.t0
 	if !r.owed {
@@ -100,8 +101,11 @@ func (m *Machine) armed(ev Armed) {
 
 // base is the instant from which the right to serve counts: the start of the
 // last renewal that is confirmed and that the guard acknowledged.
+//
+// Once a planned end has stopped the service nothing is served any more and the
+// guard takes no further deadline, so then it is the last confirmed renewal.
 func (r *reign) base() lease.Instant {
-	if r.armed {
+	if r.armed && !r.planned {
 		return r.ackT0
 	}
 	return r.t0
@@ -113,8 +117,8 @@ func (m *Machine) expire() {
 	if r == nil {
 		return
 	}
+	m.expireStop(r)
 	if r.over {
-		m.expireStop(r)
 		return
 	}
 	t := r.timing
@@ -138,16 +142,25 @@ func (m *Machine) expire() {
 
 // expireStop looks after a stop that nobody answers: a guard that froze with
 // the lease running down owes no acknowledgement, so only the missing end of
-// the service tells (G1). It comes after the guard's own KILL and before the
-// end of the right to serve, and not before the guard had time to answer.
+// the service tells (G1). With the lease running down the guard is killed after
+// its own KILL is due and before the right to serve ends; with the lease ahead,
+// when the time to stop is over. Either way it first had time to answer.
 func (m *Machine) expireStop(r *reign) {
 	t := r.timing
-	if !r.stopped || r.empty || r.killed || m.cfg.Without.off(WithoutG1) {
+	if !r.stopped || r.empty || r.killed || r.stuck || m.cfg.Without.off(WithoutG1) {
 		return
 	}
-	late, asked := m.spent(r.base(), (t.KillAfter()+t.End())/2), m.spent(r.stoppedAt, t.AckLimit())
-	if late && asked {
+	asked := t.AckLimit()
+	if !r.over {
+		asked += t.Stop
+	}
+	answered := !m.spent(r.stoppedAt, asked)
+	if r.over && !m.spent(r.base(), (t.KillAfter()+t.End())/2) {
+		return
+	}
+	if !answered {
 		m.note(NoteGuardSilent, r.term, "the service was not proven gone in time")
+		m.giveUp(r, ReasonLeaseLost, "the service was not proven gone in time")
 		m.killGuard(r, "the service was not proven gone in time")
 	}
 }
@@ -230,10 +243,17 @@ func (m *Machine) serviceFailed(ev ServiceFailed) {
 		return
 	}
 	r.ready = false
-	m.failures++
-	back := min(m.cfg.Timing.Timeout<<min(m.failures-1, 4), 10*m.cfg.Timing.Timeout)
-	m.failed = until{m.now, back, ev.Why}
+	m.backOff(ReasonServiceFailed, ev.Why)
 	m.leave(r, leaving{why: ev.Why, code: ReasonServiceFailed})
+}
+
+// backOff makes the node not electable for T, 2T, 4T, ... at most 10T, so that
+// a node where promotions come to nothing does not take each term anew while
+// others could serve.
+func (m *Machine) backOff(code, why string) {
+	m.failures++
+	d := min(m.cfg.Timing.Timeout<<min(m.failures-1, 4), 10*m.cfg.Timing.Timeout)
+	m.failed = until{from: m.now, d: d, why: why, code: code}
 }
 
 // progressReign takes the reign to its next step.
@@ -247,7 +267,7 @@ func (m *Machine) progressReign(r *reign) {
 		m.act(Start{Term: r.term, Reason: m.claimReason(r), Until: t.StopAfter() - m.now.Longest(r.base())})
 	}
 	if !r.stopped && !r.empty && (r.over || (r.leaving != nil && m.drained(r))) {
-		r.stopped, r.stoppedAt = true, m.now
+		r.stopped, r.stoppedAt, r.planned = true, m.now, !r.over
 		why := r.overWhy
 		if !r.over {
 			why = r.leaving.why
@@ -255,9 +275,7 @@ func (m *Machine) progressReign(r *reign) {
 		m.note(NoteStopping, r.term, why)
 		m.act(Stop{Term: r.term, Why: why})
 	}
-	if r.over {
-		m.expireStop(r)
-	}
+	m.expireStop(r)
 	if r.over && r.empty && !r.foreign && m.forgotten() {
 		m.demote(r, m.watch.value)
 	}
@@ -340,8 +358,11 @@ func (m *Machine) endReign(r *reign, a attempt, version string) {
 // finish leaves the reign behind.
 func (m *Machine) finish(r *reign) {
 	if r.leaving != nil && r.leaving.holdOff > 0 {
-		m.holdOff = until{m.now, r.leaving.holdOff, r.leaving.why}
+		m.holdOff = until{from: m.now, d: r.leaving.holdOff, why: r.leaving.why}
 		m.note(NoteHeldOff, r.term, fmt.Sprintf("%s: not electable for %v", r.leaving.why, r.leaving.holdOff))
+	}
+	if !r.served && r.leaving == nil && !r.foreign && !m.cfg.Without.off(WithoutR6Gap) {
+		m.backOff(ReasonPromotion, r.overWhy)
 	}
 	m.reign, m.claim = nil, claim{}
 	m.w.rebase("", Position{})

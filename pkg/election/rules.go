@@ -13,7 +13,7 @@ const (
 	WithoutR5                           // a write without an answer counts as applied
 	WithoutR5Reading                    // an undecided write is waited for, never read back
 	WithoutR6                           // a rival's silence counts from the value, not from the last change
-	WithoutR6Gap                        // a watch with holes, or none, is as good as any
+	WithoutR6Gap                        // a watch with holes, or none, is as good as any, and a failed promotion is repeated at once
 	WithoutR9                           // the release does not wait for the service's end
 	WithoutR10Proof                     // a restarted node takes its former run's word for granted
 	WithoutR13                          // a new timeout takes effect within the term

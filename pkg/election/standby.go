@@ -119,7 +119,11 @@ func (m *Machine) see(version string, v lease.Value, byRead bool) {
 	}
 	if past && !x.alarmed && m.now.Shortest(x.first) >= v.Lease {
 		x.alarmed = true
-		m.note(NoteRollback, v.Term, fmt.Sprintf("the store holds term %d although term %d was seen: it was rolled back or restored", v.Term, m.high.Term))
+		if m.high.Seq == 0 { // known from the local disk only
+			m.note(NoteRollback, v.Term, fmt.Sprintf("the store holds term %d although this node remembers term %d: it was rolled back or restored, or a claim of this node's former run never reached it", v.Term, m.high.Term))
+		} else {
+			m.note(NoteRollback, v.Term, fmt.Sprintf("the store holds term %d although term %d was seen: it was rolled back or restored", v.Term, m.high.Term))
+		}
 	}
 	if byRead {
 		x.last, x.unread = m.now, false
@@ -157,7 +161,7 @@ func (m *Machine) unreadable(detail string) {
 }
 
 func (m *Machine) setTrouble(k NoteKind, code, detail string) {
-	if m.trouble.code != code {
+	if now := (trouble{code, detail}); m.trouble != now {
 		m.note(k, m.high.Term, detail)
 	}
 	m.trouble = trouble{code, detail}
@@ -178,7 +182,9 @@ func (m *Machine) absent() {
 		}
 	case m.cfg.Mode == lease.ModeAuto || m.cfg.Mode == lease.ModeMaster:
 		if m.birth == (birth{}) {
-			m.trouble = trouble{ReasonNoRegister, "the location holds no register yet"}
+			if m.trouble.code != ReasonNoRegister {
+				m.trouble = trouble{ReasonNoRegister, "the location holds no register yet"}
+			}
 			m.birth.listing = true
 			m.act(ListWhole{})
 		}
@@ -264,6 +270,8 @@ func (m *Machine) electable() (ok bool, code, why string) {
 		return false, ReasonBackup, "a hot backup is never promoted"
 	case m.cfg.Mode == lease.ModeDisabled:
 		return false, ReasonDisabled, "disabled by an operator"
+	case m.trouble.code != "":
+		return false, m.trouble.code, m.trouble.detail
 	case !m.decided && m.cfg.Mode != lease.ModeMaster:
 		return false, ReasonStarting, "has not yet seen enough of the plane"
 	case !m.trusted:
@@ -273,11 +281,9 @@ func (m *Machine) electable() (ok bool, code, why string) {
 		}
 		return false, ReasonUntrusted, why
 	case !m.over(m.failed):
-		return false, ReasonServiceFailed, m.failed.why
+		return false, m.failed.code, m.failed.why
 	case !m.over(m.holdOff):
 		return false, ReasonHeldOff, m.holdOff.why
-	case m.trouble.code != "":
-		return false, m.trouble.code, m.trouble.detail
 	}
 	return true, "", ""
 }

@@ -63,6 +63,7 @@ type stage struct {
 
 	reads, writes, disk, guard, service string
 	jitter                              float64
+	stopping                            time.Duration // what the service takes to stop
 	raw                                 time.Duration // by which CLOCK_MONOTONIC_RAW is behind: time asleep
 }
 
@@ -97,7 +98,7 @@ func (s *stage) Jitter(limit time.Duration) time.Duration {
 }
 
 func newStage(t *testing.T, d *datadriven.TestData) *stage {
-	s := &stage{reads: "ok", writes: "ok", disk: "ok", guard: "ok", service: "ready", empty: true}
+	s := &stage{reads: "ok", writes: "ok", disk: "ok", guard: "ok", service: "ready", empty: true, stopping: 100 * time.Millisecond}
 	r := TimingRequest{Timeout: 10 * time.Second}
 	cfg := Config{Node: self, Incarnation: inc, Mode: lease.ModeAuto, HotStandby: true, Version: "1.0.0", Plane: plane, AutoInit: true, Random: s}
 	trusted := true
@@ -211,6 +212,8 @@ func (s *stage) command(t *testing.T, d *datadriven.TestData) {
 				s.disk = v
 			case d.Cmd == "guard":
 				s.guard = v
+			case a.Key == "takes":
+				s.stopping = duration(t, d, v)
 			case d.Cmd == "service":
 				s.service = v
 			}
@@ -447,7 +450,7 @@ func (s *stage) perform(a Action) {
 	case Stop:
 		s.say("STOPS THE SERVICE, term %d: %s", a.Term, a.Why)
 		if s.service != "stuck" && s.guard == "ok" {
-			s.after(100*time.Millisecond, func() Event { return TreeEmpty{Term: a.Term} })
+			s.after(s.stopping, func() Event { return TreeEmpty{Term: a.Term} })
 		}
 	case KillGuard:
 		s.say("KILLS THE GUARD, term %d: %s", a.Term, a.Why)

@@ -76,6 +76,7 @@ func (m *Machine) standing(now lease.Instant, v *View) lease.State {
 	silent := m.storeSilent(now)
 	switch {
 	case m.ended:
+		v.Why, v.Detail = "", ""
 		return lease.StateTerminated
 	case r != nil && r.stuck:
 		v.Why, v.Detail = ReasonFencingFailed, "the service is still alive past the end of the lease; the term is not released"
@@ -103,7 +104,7 @@ func (m *Machine) standing(now lease.Instant, v *View) lease.State {
 	case silent != "" && !m.answered.IsZero():
 		v.Why, v.Detail = ReasonStore, silent
 		return lease.StateFailed
-	case v.Why == ReasonServiceFailed:
+	case v.Why == ReasonServiceFailed || v.Why == ReasonPromotion:
 		return lease.StateFailed
 	case m.trouble.code != "" && m.trouble.code != ReasonNoRegister:
 		v.Why, v.Detail = m.trouble.code, m.trouble.detail
