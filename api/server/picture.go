@@ -244,7 +244,7 @@ func wireNode(id lease.NodeID, n ha.NodeStatus, now lease.Instant, wall time.Tim
 	}
 	w.NodeURI, w.Version = orNull(n.URI), orNull(n.Version)
 	w.Priority, w.StoreLatencyMs, w.LocalTimestamp = &n.Priority, &n.StoreMs, &n.WallMs
-	if !n.SeenAt.IsZero() {
+	if n.WasSeen() {
 		age := n.Age(now)
 		ms, seen := age.Milliseconds(), wall.Add(-age).UnixMilli()
 		w.AgeMs, w.RemoteTimestamp = &ms, &seen

@@ -111,6 +111,10 @@ func (n NodeStatus) Age(now lease.Instant) time.Duration {
 // wrong one must not keep a dead node alive.
 const maxInterval = time.Minute
 
+// WasSeen reports whether the record was ever seen to change. Otherwise its
+// writer counts as silent and Age means nothing.
+func (n NodeStatus) WasSeen() bool { return !n.SeenAt.IsZero() && n.AgeAtRef < neverSeen }
+
 // Fresh reports whether the node was heard of within three of its announced
 // intervals, or within the given timeout if that is longer.
 func (n NodeStatus) Fresh(now lease.Instant, timeout time.Duration) bool {
