@@ -347,14 +347,18 @@ func TestGuardDies(t *testing.T) {
 			}
 			b.expect(ha.ServiceEmpty, 1)
 			b.silent()
+			b.arm(1) // never answered
 			b.Start(ha.StartOrder{Term: 1})
 			b.expect(ha.ServiceFailed, 1)
 			// Armed at once, perhaps before the new guard is there.
-			b.begin2(2)
+			b.arm(2)
 			b.expect(ha.ServiceArmed, 2)
 			b.Start(ha.StartOrder{Term: 2})
 			b.expect(ha.ServiceReady, 2)
 			b.beating()
+			b.arm(1) // nor by the new guard
+			b.Start(ha.StartOrder{Term: 1})
+			b.expect(ha.ServiceFailed, 1)
 			if now := b.Info().GuardPid; now == old || now == 0 {
 				t.Errorf("guard %d after %d", now, old)
 			}
@@ -362,7 +366,8 @@ func TestGuardDies(t *testing.T) {
 	}
 }
 
-func (b *bench) begin2(t lease.Term) {
+// arm hands a deadline over without waiting for the answer.
+func (b *bench) arm(t lease.Term) {
 	b.Arm(ha.Deadline{Term: t, T0: clock.Now(), Stop: time.Minute, Kill: time.Minute, End: time.Minute})
 }
 
