@@ -103,6 +103,9 @@ func (w *writer) step(data []byte, last bool) (err error) {
 	}
 	dir := filepath.Dir(w.path)
 	if w.f == nil {
+		if err := w.s.stillThere(); err != nil {
+			return err
+		}
 		if err := w.s.ensureDir(dir); err != nil {
 			return err
 		}

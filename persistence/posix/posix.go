@@ -46,9 +46,10 @@ type Store struct {
 	base    string // of a Sub: the directory of the plane, beneath which dir may be created
 	opts    Options
 	closed  atomic.Bool
-	reads   *pool // Read
-	writes  *pool // CAS, Init
-	objects *pool // everything else
+	known   atomic.Bool // this handle has seen the location's register
+	reads   *pool       // Read
+	writes  *pool       // CAS, Init
+	objects *pool       // everything else
 
 	mu       sync.Mutex
 	late     func([]byte, persistence.Version, error)
@@ -289,6 +290,20 @@ func (s *Store) warn(msg string) {
 	if !known && s.opts.Warn != nil {
 		s.opts.Warn(msg)
 	}
+}
+
+// stillThere fails when the location has lost its register since this handle
+// saw it. Then it is not the location any more but, as a rule, the mount point
+// it was mounted on, in which nothing must be created. What comes between this
+// look and the write that follows is a matter of microseconds.
+func (s *Store) stillThere() error {
+	if s.sub() || !s.known.Load() {
+		return nil
+	}
+	if _, err := os.Lstat(filepath.Join(s.dir, leaseDir)); isMissing(err) {
+		return fmt.Errorf("%w: %s holds no register any more, so nothing is written there; is the file system still mounted?", persistence.Absent, s.dir)
+	}
+	return nil
 }
 
 // ensureRoot creates the directory of a scratch location; never that of a

@@ -36,6 +36,7 @@ func (s *Store) Read(ctx context.Context) (persistence.Snapshot, error) {
 		}
 		snap, foreign, err := s.judge(names)
 		if err == nil {
+			s.known.Store(true)
 			return snap, nil
 		}
 		torn = err
