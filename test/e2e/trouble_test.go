@@ -248,6 +248,40 @@ func TestUnmountedMountPoint(t *testing.T) {
 	p.WaitSettled(settle)
 }
 
+// TestUnmountedUnderLivingPlane: the file system goes away while the plane
+// lives, and its empty mount point shows. The master stops by its deadline and
+// nothing is created there, not by writes that were under way either.
+func TestUnmountedUnderLivingPlane(t *testing.T) {
+	timing := fast(t)
+	p := harness.NewPlane(t, harness.Options{})
+	p.StartAndWait(settle)
+	pids := pidsOf(p)
+	away := p.Store + ".away"
+	at := intervals.Now()
+	must(t, os.Rename(p.Store, away))
+	must(t, os.Mkdir(p.Store, 0o755))
+	for _, n := range p.Nodes {
+		failedWithReason(t, n, election.ReasonVanished)
+	}
+	neverFor(t, timing.ClaimAfter(0)+time.Second, "something was created in the mount point", func() bool { return len(listing(t, p.Store)) > 0 })
+	last, ok := p.Record().LastAliveBefore(intervals.Now())
+	if limit := timing.StopAfter() + timing.Stop; !ok || last.Sub(at) > limit {
+		t.Errorf("the service lived for %v without a store, want at most D + S = %v", last.Sub(at), limit)
+	}
+	if n := p.Record().StartsAfter(at); n != 0 {
+		t.Errorf("%d services started without a store", n)
+	}
+	if left := listing(t, p.Store); len(left) > 0 {
+		t.Fatalf("the mount point holds %v", left)
+	}
+	must(t, os.Remove(p.Store))
+	must(t, os.Rename(away, p.Store))
+	p.WaitSettled(settle)
+	if now := pidsOf(p); !slices.Equal(pids, now) {
+		t.Errorf("daemons %v became %v", pids, now)
+	}
+}
+
 // TestRemovedRegister: lease/ is moved away under a living plane. The master
 // steps down by its deadline, nobody makes another register, all say why, and
 // all is well when it is back.
