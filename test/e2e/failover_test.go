@@ -14,6 +14,7 @@ import (
 
 const (
 	fastT    = 5 * time.Second // of the preset "fast"
+	fastBeat = 500 * time.Millisecond
 	defaultT = 30 * time.Second
 
 	// settle is how long a plane may take until one node serves and the others
@@ -29,11 +30,12 @@ type timings struct {
 	name     string
 	settings map[string]any
 	lease    time.Duration
+	beat     time.Duration
 }
 
 var (
-	fastTimings    = timings{"T=5s", harness.Preset("fast"), fastT}
-	defaultTimings = timings{"T=30s", harness.Preset("default"), defaultT}
+	fastTimings    = timings{"T=5s", harness.Preset("fast"), fastT, fastBeat}
+	defaultTimings = timings{"T=30s", harness.Preset("default"), defaultT, time.Second}
 )
 
 // TestKillTree kills the master's whole process tree, as a power cut would:
@@ -43,6 +45,7 @@ func TestKillTree(t *testing.T) {
 	master := p.StartAndWait(settle)
 	var took []time.Duration
 	for range harness.Rounds(3, 20) {
+		p.AnyMoment(fastBeat)
 		at := master.KillTree()
 		next := p.WaitStart(at, 2*fastT+settle)
 		took = append(took, next.Start.Sub(at))
@@ -71,6 +74,7 @@ func TestTerminate(t *testing.T) {
 	master := p.StartAndWait(settle)
 	var gap, whole []time.Duration
 	for range harness.Rounds(3, 20) {
+		p.AnyMoment(fastBeat)
 		old := p.Latest()
 		at := master.Stop(settle)
 		next := p.WaitStart(at, settle)
@@ -107,6 +111,7 @@ func TestKillDaemonAndGuard(t *testing.T) {
 				if n := len(old.Processes); n != 1+forks {
 					t.Errorf("the service has %d processes, want %d", n, 1+forks)
 				}
+				p.AnyMoment(fastBeat)
 				at := master.Kill(harness.Daemon, harness.Guard)
 				next := p.WaitStart(at, 2*fastT+settle)
 				took = append(took, next.Start.Sub(at))
@@ -139,6 +144,7 @@ func TestKillDaemon(t *testing.T) {
 			master := p.StartAndWait(settle)
 			var starts, serves []time.Duration
 			for range harness.Rounds(3, 20) {
+				p.AnyMoment(tt.beat)
 				old := p.Latest()
 				at := master.Kill(harness.Daemon)
 				next := p.WaitStart(at, tt.lease+settle)
@@ -172,6 +178,7 @@ func TestKillGuard(t *testing.T) {
 	master := p.StartAndWait(settle)
 	var dead, starts, serves []time.Duration
 	for range harness.Rounds(3, 20) {
+		p.AnyMoment(fastBeat)
 		old := p.Latest()
 		at := master.Kill(harness.Guard)
 		next := p.WaitStart(at, 2*fastT+settle)
@@ -207,13 +214,14 @@ func TestKillTreeLater(t *testing.T) {
 	tt := defaultTimings
 	still, by, median := 25*time.Second, 32*time.Second, 31300*time.Millisecond
 	if !harness.Slow() {
-		tt = timings{"T=10s", map[string]any{"ha.preset": nil, "ha.heartbeatTimeout": "10s"}, 10 * time.Second}
+		tt = timings{"T=10s", map[string]any{"ha.preset": nil, "ha.heartbeatTimeout": "10s"}, 10 * time.Second, time.Second}
 		still, by, median = 8*time.Second, 12*time.Second, 11500*time.Millisecond
 	}
 	p := harness.NewPlane(t, harness.Options{Settings: tt.settings})
 	master := p.StartAndWait(settle)
 	var starts, serves []time.Duration
 	for range harness.Rounds(1, 5) {
+		p.AnyMoment(tt.beat)
 		at := master.KillTree()
 		master.WaitExit(settle)
 		// All the time up to then, not only at the end of it.

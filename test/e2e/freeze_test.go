@@ -21,6 +21,7 @@ func TestFreezeLong(t *testing.T) {
 	master := p.StartAndWait(settle)
 	var took, ahead []time.Duration
 	for range harness.Rounds(2, 10) {
+		p.AnyMoment(fastBeat)
 		old := p.Latest()
 		at := master.Signal(unix.SIGSTOP)
 		next := p.WaitStart(at, 2*fastT+settle)
@@ -72,6 +73,7 @@ func TestFreezeShort(t *testing.T) {
 	)
 	var signalled, took []time.Duration
 	for range harness.Rounds(2, 20) {
+		p.AnyMoment(fastBeat)
 		old := p.Latest()
 		hang := master.Fault.Inject(faultfs.Rule{Hang: true, Deaf: true})
 		at := master.Signal(unix.SIGSTOP)

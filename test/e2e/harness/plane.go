@@ -129,6 +129,13 @@ func (p *Plane) Init() {
 	}
 }
 
+// AnyMoment waits for a random part of a heartbeat, so that what follows meets
+// the master at any point between two renewals, and not always at the same one
+// after whatever the test waited for.
+func (p *Plane) AnyMoment(heartbeat time.Duration) {
+	time.Sleep(time.Duration(p.rand.Int64N(int64(heartbeat))))
+}
+
 // Start starts all nodes.
 func (p *Plane) Start() {
 	p.t.Helper()
