@@ -293,7 +293,14 @@ func (m *Machine) progressReign(r *reign) {
 // nothing to replace any more (R15).
 func (m *Machine) forgotten() bool {
 	x := &m.watch
-	return x.known && x.past && m.waited(x.first, m.staleAfter())
+	if !x.known || !x.past || !m.waited(x.first, m.staleAfter()) {
+		return false
+	}
+	if m.now.Longest(x.last) >= m.cfg.Timing.ReadGap() {
+		m.wantRead() // it may have been one stale read, long ago
+		return false
+	}
+	return true
 }
 
 // drained reports whether a planned end may stop the service: clients had

@@ -220,7 +220,7 @@ func (w *World) hit(k Kind, n *node, until instant) {
 	case DaemonCrash:
 		w.crashDaemon(n, until)
 	case GuardPause:
-		if g := n.guard; g != nil && !g.frozen && n.up && !n.frozen && !n.clk.asleep {
+		if g := n.guard; g != nil && !g.frozen && n.up && !n.frozen && !n.clk.asleep && w.t >= tr.sluggish {
 			w.fired(k)
 			g.frozen = true
 			w.after(until-w.t, func() { w.thawGuard(g) })
@@ -263,7 +263,9 @@ func (w *World) hit(k Kind, n *node, until instant) {
 	case GuardDelays:
 		tr.slowPipe = until
 	case Sluggish:
-		tr.sluggish, tr.sluggishBy = until, w.between(ms, 2*sec)
+		if !n.guardFrozen() {
+			tr.sluggish, tr.sluggishBy = until, w.between(ms, 2*sec)
+		}
 	case DiskFails:
 		tr.diskBad = until
 	case Clone:

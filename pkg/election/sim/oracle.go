@@ -149,13 +149,14 @@ func (w *World) gapEnds() {
 	if o.serving > 0 || w.t <= w.healAt {
 		return
 	}
-	gap := w.t - max(o.gapFrom, w.healAt)
+	from := max(o.gapFrom, w.healAt)
+	gap, limit := w.t-from, w.bound(from)
 	if o.excused {
 		return
 	}
 	w.res.Longest = max(w.res.Longest, time.Duration(gap))
-	w.res.OfBound = max(w.res.OfBound, float64(gap)/float64(w.bound()))
-	if limit := w.bound(); time.Duration(gap) > limit {
+	w.res.OfBound = max(w.res.OfBound, float64(gap)/float64(limit))
+	if time.Duration(gap) > limit {
 		w.violate(true, "no master for %.3fs although nothing was wrong any more; the bound is %.3fs", float64(gap)/float64(sec), limit.Seconds())
 	}
 }
@@ -163,14 +164,17 @@ func (w *World) gapEnds() {
 // bound is the longest a plane may be without a master once nothing is wrong:
 // 1.01 T + g + 5h + rank h + max(3h, h+2o), the time a reserved release stays
 // reserved if that is longer than the lease, and the start of the service.
-func (w *World) bound() time.Duration {
-	var b time.Duration
+func (w *World) bound(from instant) time.Duration {
+	var b, longest time.Duration // the longest lease in the register since the gap began
+	for i := len(w.store.hist) - 1; i >= 0; i-- {
+		longest = max(longest, w.store.hist[i].value.Lease)
+		if w.store.hist[i].at <= from {
+			break
+		}
+	}
 	for _, n := range w.nodes {
 		t := n.timing
-		l := t.Timeout
-		if len(w.store.hist) > 0 {
-			l = max(l, w.store.now().value.Lease)
-		}
+		l := max(t.Timeout, longest)
 		wait := max(l+l/100+t.ObserverGuard(), t.Takeover)
 		rank := time.Duration(len(w.nodes)-1) * t.Heartbeat
 		b = max(b, wait+5*t.Heartbeat+rank+max(3*t.Heartbeat, t.Heartbeat+2*t.Operation))

@@ -250,6 +250,23 @@ func Cut() Profile {
 	return p
 }
 
+// Harsh is Mixed with something new going wrong every few seconds.
+func Harsh() Profile {
+	p := Mixed()
+	p.Name, p.Every = "harsh", 6*time.Second
+	p.Presets = []string{"fast", "3s", "3s", "10s", "default"}
+	return p
+}
+
+// ForSeed is the profile that a seed stands for where none is named: every
+// third is harsh.
+func ForSeed(seed uint64) Profile {
+	if seed%3 == 2 {
+		return Harsh()
+	}
+	return Mixed()
+}
+
 func (p *Profile) pick(w *World) Kind {
 	sum := 0
 	for _, x := range p.Weights {
@@ -329,7 +346,7 @@ func (w *World) begin() {
 		w.store.put(0, lease.Value{Plane: w.PlaneID(), Lease: t.Timeout, WriteID: w.WriteID()})
 	}
 	// Faults end early enough for the longest gap to show.
-	w.healAt = w.end - min(int64(4*w.bound()), w.end/3)
+	w.healAt = w.end - min(int64(4*w.bound(0)), w.end/3)
 	for _, n := range w.nodes {
 		w.after(w.upTo(2*sec), func() { w.boot(n) })
 	}

@@ -146,7 +146,7 @@ func describe(v lease.Value) string {
 	if v.Holder != "" {
 		who = string(v.Holder)
 	}
-	s := fmt.Sprintf("term %d seq %d %s by %s", v.Term, v.Seq, word, who)
+	s := fmt.Sprintf("term %d seq %d %s by %s, lease %v", v.Term, v.Seq, word, who, v.Lease)
 	if v.To != "" {
 		s += " for " + string(v.To)
 	}

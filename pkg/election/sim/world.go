@@ -16,7 +16,7 @@ type Config struct {
 	Nodes    int           // 3 to 5; 0 draws one from the seed
 	Duration time.Duration // of the world; 0 means an hour
 	Without  election.Rules
-	Profile  Profile   // the zero Profile means Mixed
+	Profile  Profile   // the zero Profile means ForSeed
 	Trace    io.Writer // gets the run in words; nil for none
 }
 
@@ -128,7 +128,7 @@ func Run(cfg Config) Result {
 		cfg.Duration = time.Hour
 	}
 	if cfg.Profile.Name == "" {
-		cfg.Profile = Mixed()
+		cfg.Profile = ForSeed(cfg.Seed)
 	}
 	w := &World{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x756e6465727374)), end: int64(cfg.Duration)}
 	if cfg.Nodes == 0 {
