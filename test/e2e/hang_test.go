@@ -48,24 +48,27 @@ func fast(t *testing.T) election.Timing {
 }
 
 // TestStoreHangs: the shared directory hangs for every node, first so that
-// signals get through, then so that not even SIGKILL would. The service ends
-// by the deadline, REST answers as if nothing had happened and tells the
-// truth, nobody claims, and when the store is back so is the plane.
+// signals get through, then so that not even SIGKILL would, with a service that
+// does not care about SIGTERM. The service ends by the deadline, REST answers
+// as if nothing had happened and tells the truth, nobody claims, and when the
+// store is back so is the plane.
 func TestStoreHangs(t *testing.T) {
 	for _, kind := range []struct {
-		name string
-		rule faultfs.Rule
+		name    string
+		rule    faultfs.Rule
+		service map[string]string
 	}{
-		{"interruptible", faultfs.Rule{Hang: true}},
-		{"deaf", faultfs.Rule{Hang: true, Deaf: true}},
+		{"interruptible", faultfs.Rule{Hang: true}, nil},
+		{"deaf", faultfs.Rule{Hang: true, Deaf: true}, map[string]string{"REC_IGNORE_TERM": "1"}},
 	} {
-		t.Run(kind.name, func(t *testing.T) { storeHangs(t, kind.rule) })
+		t.Run(kind.name, func(t *testing.T) { storeHangs(t, kind.rule, kind.service) })
 	}
 }
 
-func storeHangs(t *testing.T, rule faultfs.Rule) {
+func storeHangs(t *testing.T, rule faultfs.Rule, service map[string]string) {
+	t.Helper()
 	timing := fast(t)
-	p := harness.NewPlane(t, harness.Options{FaultFS: true})
+	p := harness.NewPlane(t, harness.Options{FaultFS: true, ServiceEnv: service})
 	master := p.StartAndWait(settle)
 	pids := pidsOf(p)
 	healthy := load(t, p, harness.Rounds(150, 500))

@@ -59,6 +59,7 @@ func TestRefusedStarts(t *testing.T) {
 		}, {
 			name: "not a directory", code: 2,
 			prepare: func(t *testing.T, p *harness.Plane, n *harness.Node) []string {
+				t.Helper()
 				file := filepath.Join(p.Dir, "file")
 				write(t, file, "not a directory\n")
 				n.Set("persistenceDir", file)
@@ -68,6 +69,7 @@ func TestRefusedStarts(t *testing.T) {
 		}, {
 			name: "read-only", code: 2,
 			prepare: func(t *testing.T, p *harness.Plane, _ *harness.Node) []string {
+				t.Helper()
 				mount(t, p.Store, p.Store, "", unix.MS_BIND, "")
 				mount(t, "", p.Store, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, "")
 				return []string{p.Store}
@@ -76,6 +78,7 @@ func TestRefusedStarts(t *testing.T) {
 		}, {
 			name: "not permitted", code: 2, options: harness.Options{UID: nobody},
 			prepare: func(t *testing.T, p *harness.Plane, _ *harness.Node) []string {
+				t.Helper()
 				must(t, os.Chmod(p.Store, 0o500))
 				t.Cleanup(func() { must(t, os.Chmod(p.Store, 0o700)) })
 				return []string{p.Store}
@@ -84,6 +87,7 @@ func TestRefusedStarts(t *testing.T) {
 		}, {
 			name: "full", code: 2, options: harness.Options{NoInit: true},
 			prepare: func(t *testing.T, p *harness.Plane, _ *harness.Node) []string {
+				t.Helper()
 				mount(t, "none", p.Store, "tmpfs", 0, "size=64k")
 				p.Init()
 				fill(t, filepath.Join(p.Store, ".fill"))
@@ -93,6 +97,7 @@ func TestRefusedStarts(t *testing.T) {
 		}, {
 			name: "port in use", code: 2,
 			prepare: func(t *testing.T, _ *harness.Plane, n *harness.Node) []string {
+				t.Helper()
 				u, err := url.Parse(n.URL("/"))
 				must(t, err)
 				var lc net.ListenConfig
@@ -105,6 +110,7 @@ func TestRefusedStarts(t *testing.T) {
 		}, {
 			name: "data directory is a file", code: 2,
 			prepare: func(t *testing.T, p *harness.Plane, n *harness.Node) []string {
+				t.Helper()
 				file := filepath.Join(p.Dir, "file")
 				write(t, file, "not a directory\n")
 				n.Set("dataDir", file)
@@ -114,6 +120,7 @@ func TestRefusedStarts(t *testing.T) {
 		}, {
 			name: "data directory full", code: 2,
 			prepare: func(t *testing.T, _ *harness.Plane, n *harness.Node) []string {
+				t.Helper()
 				mount(t, "none", n.DataDir, "tmpfs", 0, "size=64k")
 				fill(t, filepath.Join(n.DataDir, "fill"))
 				return []string{n.DataDir}
@@ -122,6 +129,7 @@ func TestRefusedStarts(t *testing.T) {
 		}, {
 			name: "damaged certificate", code: 2,
 			prepare: func(t *testing.T, p *harness.Plane, n *harness.Node) []string {
+				t.Helper()
 				crt, key := filepath.Join(p.Dir, "a.crt"), filepath.Join(p.Dir, "a.key")
 				write(t, crt, "not PEM\n")
 				write(t, key, "not PEM\n")
@@ -141,6 +149,7 @@ func TestRefusedStarts(t *testing.T) {
 		}, {
 			name: "damaged memory", code: 2,
 			prepare: func(t *testing.T, _ *harness.Plane, n *harness.Node) []string {
+				t.Helper()
 				write(t, filepath.Join(n.DataDir, "plane.json"), "{half a li")
 				return []string{filepath.Join(n.DataDir, "plane.json")}
 			},
@@ -182,7 +191,7 @@ func TestTwoProcessesOneDataDir(t *testing.T) {
 		t.Errorf("the second daemon ended with %d, want 3", code)
 	}
 	saysOneLine(t, second.Log(), first.DataDir, fmt.Sprintf("in use by the daemon with pid %d", first.Pid()), "give each node a dataDir of its own")
-	undisturbed(t, p, first, 1)
+	undisturbed(t, p, first)
 }
 
 // TestClonedNode: a machine, or its data directory, was copied while in use
@@ -212,7 +221,7 @@ func TestClonedNode(t *testing.T) {
 			saysOneLine(t, clone.Log(), "node id "+original.ID(), "in use by another live process", "this one on host "+host, "the other on host "+host,
 				"data directory of its own")
 			clone.WaitGone(5 * time.Second)
-			undisturbed(t, p, master, 1)
+			undisturbed(t, p, master)
 			if !original.Running() || original.Pid() != pid {
 				t.Error("the original ended too")
 			}
@@ -314,6 +323,7 @@ func TestCorruptRegister(t *testing.T) {
 }
 
 func damagedRegister(t *testing.T, reason string, words []string, damage func(lease string) (repair func())) {
+	t.Helper()
 	timing := fast(t)
 	p := harness.NewPlane(t, harness.Options{Nodes: 2})
 	p.StartAndWait(settle)
@@ -350,7 +360,7 @@ func TestForeignFileBesideRegister(t *testing.T) {
 	write(t, file, "somebody's notes\n")
 	says(t, p.Standby(master), "WARN", "foreign files beside the register", "README.txt", "remove them")
 	neverFor(t, 2*time.Second, "the plane was disturbed", func() bool { return len(p.Masters()) != 1 })
-	undisturbed(t, p, master, 1)
+	undisturbed(t, p, master)
 	at := master.KillTree()
 	next := p.WaitStart(at, 2*fastT)
 	if d := next.Start.Sub(at); d > fastT+time.Second {
@@ -413,7 +423,7 @@ func TestStoreClockOff(t *testing.T) {
 	defer stop()
 	master := p.StartAndWait(settle)
 	neverFor(t, 3*time.Second, "the plane was disturbed", func() bool { return len(p.Masters()) != 1 })
-	undisturbed(t, p, master, 1)
+	undisturbed(t, p, master)
 	s, err := p.Standby(master).States()
 	must(t, err)
 	for id, n := range s.Nodes {
@@ -484,7 +494,7 @@ func TestWrongPassword(t *testing.T) {
 		t.Errorf("status ended with %v, want code 5", err)
 	}
 	saysOneLine(t, string(out), n.URL(""), "user and a password", "--password-file")
-	undisturbed(t, p, n, 1)
+	undisturbed(t, p, n)
 }
 
 // TestServiceThatCanNotRun: a node whose service can not be started, or does
@@ -524,16 +534,16 @@ func TestServiceThatCanNotRun(t *testing.T) {
 	}
 }
 
-// undisturbed holds that the given node is master, in the given term, and its
-// service the only one that ever ran.
-func undisturbed(t *testing.T, p *harness.Plane, master *harness.Node, term uint64) {
+// undisturbed holds that the given node is master in the plane's first term,
+// and its service the only one that ever ran.
+func undisturbed(t *testing.T, p *harness.Plane, master *harness.Node) {
 	t.Helper()
 	if !master.IsMaster() {
 		t.Errorf("%s is %s, want MASTER", master.Name, master.State())
 	}
 	rec := p.Record()
-	if len(rec.Trees) != 1 || rec.Trees[0].Term != term || rec.Trees[0].Node != master.ID() {
-		t.Errorf("services %v, want one of %s in term %d", rec.Trees, master.Name, term)
+	if len(rec.Trees) != 1 || rec.Trees[0].Term != 1 || rec.Trees[0].Node != master.ID() {
+		t.Errorf("services %v, want one of %s in term 1", rec.Trees, master.Name)
 	}
 }
 
