@@ -119,7 +119,7 @@ func TestTimingInequalities(t *testing.T) {
 		},
 		{
 			"T >= 5(h + o)",
-			with(func(r *TimingRequest) {}),
+			legal,
 			with(func(r *TimingRequest) { r.Operation = second + tick }),
 			"ha.heartbeatTimeout",
 			[]string{"T >= 5(h + o)", "T=10s", "10.000000005s", "store.operationTimeout 1s"},

@@ -3,6 +3,7 @@ package election
 import (
 	"fmt"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -24,6 +25,7 @@ func TestTranscripts(t *testing.T) {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
 			var s *stage
 			datadriven.RunTest(t, file, func(t *testing.T, d *datadriven.TestData) string {
+				t.Helper()
 				if d.Cmd != "play" {
 					d.Fatalf(t, "unknown command %s", d.Cmd)
 				}
@@ -98,6 +100,7 @@ func (s *stage) Jitter(limit time.Duration) time.Duration {
 }
 
 func newStage(t *testing.T, d *datadriven.TestData) *stage {
+	t.Helper()
 	s := &stage{reads: "ok", writes: "ok", disk: "ok", guard: "ok", service: "ready", empty: true, stopping: 100 * time.Millisecond}
 	r := TimingRequest{Timeout: 10 * time.Second}
 	cfg := Config{Node: self, Incarnation: inc, Mode: lease.ModeAuto, HotStandby: true, Version: "1.0.0", Plane: plane, AutoInit: true, Random: s}
@@ -115,14 +118,13 @@ func newStage(t *testing.T, d *datadriven.TestData) *stage {
 		case "preset":
 			r = TimingRequest{Preset: v}
 		case "priority":
-			fmt.Sscan(v, &cfg.Priority)
+			cfg.Priority = int(number(t, d, v))
 		case "maxterm":
-			fmt.Sscan(v, &cfg.MaxTerm)
+			cfg.MaxTerm = lease.Term(number(t, d, v))
 		case "drain":
 			cfg.DrainDelay = duration(t, d, v)
 		case "former": // the term of a former run that is proven gone
-			cfg.Former = &Former{Incarnation: lease.Incarnation(id26('f', 0))}
-			fmt.Sscan(v, &cfg.Former.Term)
+			cfg.Former = &Former{Incarnation: lease.Incarnation(id26('f', 0)), Term: lease.Term(number(t, d, v))}
 		case "new": // no plane is remembered
 			cfg.Plane = ""
 		case "noautoinit":
@@ -130,7 +132,10 @@ func newStage(t *testing.T, d *datadriven.TestData) *stage {
 		case "unverified":
 			trusted = false
 		case "jitter":
-			fmt.Sscan(v, &s.jitter)
+			var err error
+			if s.jitter, err = strconv.ParseFloat(v, 64); err != nil {
+				d.Fatalf(t, "%v", err)
+			}
 		default:
 			d.Fatalf(t, "node: %s", a.Key)
 		}
@@ -147,11 +152,21 @@ func newStage(t *testing.T, d *datadriven.TestData) *stage {
 }
 
 func duration(t *testing.T, d *datadriven.TestData, s string) time.Duration {
+	t.Helper()
 	v, err := time.ParseDuration(s)
 	if err != nil {
 		d.Fatalf(t, "%v", err)
 	}
 	return v
+}
+
+func number(t *testing.T, d *datadriven.TestData, s string) int64 {
+	t.Helper()
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		d.Fatalf(t, "%v", err)
+	}
+	return n
 }
 
 // told is what was said since it was last asked for.
@@ -234,7 +249,7 @@ func (s *stage) command(t *testing.T, d *datadriven.TestData) {
 		for _, a := range d.CmdArgs {
 			c := Candidate{Node: lease.NodeID(a.Key), Version: "1.0.0", State: lease.StateHotStandby}
 			if len(a.Vals) > 0 {
-				fmt.Sscan(a.Vals[0], &c.Priority)
+				c.Priority = int(number(t, d, a.Vals[0]))
 			}
 			ev.Candidates = append(ev.Candidates, c)
 		}
@@ -273,6 +288,7 @@ func (s *stage) command(t *testing.T, d *datadriven.TestData) {
 }
 
 func (s *stage) operator(t *testing.T, d *datadriven.TestData, word string, arg func(string) string) {
+	t.Helper()
 	switch word {
 	case "mode":
 		s.step(SetMode{Mode: lease.Mode(arg("mode"))})
@@ -291,9 +307,7 @@ func (s *stage) operator(t *testing.T, d *datadriven.TestData, word string, arg 
 		}
 		s.step(SetTimeout{Timing: timing})
 	case "priority":
-		var p int
-		fmt.Sscan(arg("priority"), &p)
-		s.step(SetPriority{Priority: p})
+		s.step(SetPriority{Priority: int(number(t, d, arg("priority")))})
 	case "shutdown":
 		s.step(Shutdown{Why: "an operator asked"})
 	default:
@@ -302,6 +316,7 @@ func (s *stage) operator(t *testing.T, d *datadriven.TestData, word string, arg 
 }
 
 func (s *stage) setRegister(t *testing.T, d *datadriven.TestData) {
+	t.Helper()
 	s.unread = false
 	v := lease.Value{Plane: plane, Term: 1, Seq: 10, Lease: 10 * time.Second, Holder: "node0002", Incarnation: lease.Incarnation(id26('b', 0))}
 	for _, a := range d.CmdArgs {
@@ -325,9 +340,9 @@ func (s *stage) setRegister(t *testing.T, d *datadriven.TestData) {
 		case "born":
 			v.Held, v.Term, v.Seq, v.Holder, v.Incarnation = true, 0, 0, "", ""
 		case "term":
-			fmt.Sscan(x, &v.Term)
+			v.Term = lease.Term(number(t, d, x))
 		case "seq":
-			fmt.Sscan(x, &v.Seq)
+			v.Seq = lease.Seq(number(t, d, x))
 		case "by":
 			switch x {
 			case "former":

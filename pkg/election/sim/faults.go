@@ -102,7 +102,7 @@ func (w *World) fate(n *node) fate {
 		if k == noFault {
 			k = [...]Kind{LostRequest, LostRequest, LostReply, LostReply, FalseError, FalseError, LateLanding, noFault, noFault}[w.rng.IntN(9)]
 		}
-		switch k {
+		switch k { //nolint:exhaustive // the ways of losing a write; the rest are not
 		case LostRequest:
 			return fate{answer: w.t + o, counted: k}
 		case LostReply:
@@ -112,7 +112,6 @@ func (w *World) fate(n *node) fate {
 		case LateLanding:
 			land := min(w.t+o+w.upTo(int64(n.timing.Timeout)), max(w.healAt, w.t+o))
 			return fate{lands: true, landAt: land, answer: w.t + o, late: w.percent(60), counted: k}
-		default:
 		}
 	}
 	if lat > o {
@@ -165,16 +164,8 @@ func (w *World) holder() *node {
 // lease, or much longer.
 func (w *World) window(n *node) instant {
 	l, o := int64(n.timing.Timeout), int64(n.timing.Operation)
-	d := int64(0)
-	switch w.rng.IntN(3) {
-	case 0:
-		d = w.upTo(3 * o)
-	case 1:
-		d = w.upTo(3 * l / 2)
-	default:
-		d = w.between(l, 3*l)
-	}
-	return min(w.t+d, w.healAt)
+	lengths := [...]int64{w.upTo(3 * o), w.upTo(3 * l / 2), w.between(l, 3*l)}
+	return min(w.t+lengths[w.rng.IntN(len(lengths))], w.healAt)
 }
 
 func (w *World) strike(k Kind) {
@@ -405,7 +396,7 @@ func (w *World) operate(k Kind, n *node, until instant) {
 	}
 	w.fired(k)
 	soon := w.upTo(20 * ms)
-	switch k {
+	switch k { //nolint:exhaustive // what operators do; the rest happens by itself
 	case StepDown:
 		w.post(n, soon, election.StepDown{Why: "an operator asked", HoldOff: time.Duration(w.upTo(60 * sec))})
 	case Switchover:
@@ -436,7 +427,6 @@ func (w *World) operate(k Kind, n *node, until instant) {
 		w.post(n, soon, election.Shutdown{Why: "an operator asked"})
 	case Nudge:
 		w.post(n, soon, election.Nudged{})
-	default:
 	}
 }
 

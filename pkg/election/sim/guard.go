@@ -49,7 +49,6 @@ type child struct {
 	running bool
 	since   lease.Instant
 	read    reading
-	sent    bool
 }
 
 type guardMsg struct {

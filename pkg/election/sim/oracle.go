@@ -13,7 +13,6 @@ type oracle struct {
 	served   lease.Term // highest term in which somebody served
 	claimed  instant    // when
 	last     int8       // the node that served last; -1: none yet
-	silent   bool       // the last reign ended without a release
 	serving  int        // nodes that say they serve
 	gapFrom  instant    // since when nobody serves; meaningful when serving is 0
 	excused  bool       // the plane was paused during the present gap

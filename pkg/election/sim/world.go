@@ -161,7 +161,8 @@ func (w *World) push(at instant, k evKind, n *node, gen uint32, p int32) {
 		e.node = n.idx
 	}
 	w.seq++
-	h := append(w.heap, e)
+	w.heap = append(w.heap, e)
+	h := w.heap
 	i := len(h) - 1
 	for i > 0 {
 		up := (i - 1) / 4
@@ -172,7 +173,6 @@ func (w *World) push(at instant, k evKind, n *node, gen uint32, p int32) {
 		i = up
 	}
 	h[i] = e
-	w.heap = h
 }
 
 func (w *World) pop() event {
@@ -298,12 +298,11 @@ func (w *World) dispatch(e event) {
 
 // drop forgets an event whose process is gone.
 func (w *World) drop(e event) {
-	switch e.kind {
+	switch e.kind { //nolint:exhaustive // the rest hold nothing
 	case evAnswer, evNoAnswer, evLateAnswer:
 		w.settled(e.p)
 	case evMail:
 		w.mail.put(e.p)
-	default:
 	}
 }
 
@@ -349,7 +348,8 @@ func (w *World) id128() string {
 	return lease.Encode128(b)
 }
 
-// WriteID, PlaneID and Jitter make a World its machines' election.Random.
+// WriteID draws an attempt's name. With PlaneID and Jitter it makes a World its
+// machines' election.Random.
 func (w *World) WriteID() lease.WriteID { return lease.WriteID(w.id128()) }
 
 // PlaneID draws a plane's name.
