@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -14,8 +15,11 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/understudy-ha/understudy/api/v1"
 	"github.com/understudy-ha/understudy/pkg/election"
@@ -53,6 +57,7 @@ func fast(t *testing.T) election.Timing {
 // as if nothing had happened and tells the truth, nobody claims, and when the
 // store is back so is the plane.
 func TestStoreHangs(t *testing.T) {
+	needRoot(t)
 	for _, kind := range []struct {
 		name    string
 		rule    faultfs.Rule
@@ -130,6 +135,7 @@ func storeHangs(t *testing.T, rule faultfs.Rule, service map[string]string) {
 // TestMastersStoreHangs: only the master's view hangs. A standby takes over by
 // T + 1 s, and the old service is dead before the new one starts.
 func TestMastersStoreHangs(t *testing.T) {
+	needRoot(t)
 	timing := fast(t)
 	var takeovers []time.Duration
 	for range harness.Rounds(1, 5) {
@@ -161,6 +167,7 @@ func TestMastersStoreHangs(t *testing.T) {
 // INITIALIZING and says so; with ha.failFast it ends with code 4. Neither
 // needs the store to end.
 func TestStoreHangsAtStart(t *testing.T) {
+	needRoot(t)
 	p := harness.NewPlane(t, harness.Options{Nodes: 2, FaultFS: true})
 	waits, fails := p.Nodes[0], p.Nodes[1]
 	fails.Set("ha.failFast", true)
@@ -180,9 +187,37 @@ func TestStoreHangsAtStart(t *testing.T) {
 		t.Errorf("%s is master", m.Name)
 	}
 	hang(p.Nodes[:1], faultfs.Rule{Hang: true})
-	waits.Signal(15) // SIGTERM
+	waits.Signal(unix.SIGTERM)
 	if code := waits.WaitExit(settle); code != 0 {
 		t.Errorf("stopping with the store hung ended with %d, want 0", code)
+	}
+}
+
+// TestStopWhileStoreHangs: a master that is told to end while its store hangs,
+// deaf to signals, can not die of it: the kernel keeps a process whose thread
+// is inside the file system. It stops its service and closes its port all the
+// same, and a standby takes over when the lease has run out.
+func TestStopWhileStoreHangs(t *testing.T) {
+	needRoot(t)
+	p := harness.NewPlane(t, harness.Options{Nodes: 2, FaultFS: true})
+	master := p.StartAndWait(settle)
+	hung := intervals.Now()
+	fault := hang([]*harness.Node{master}, faultfs.Rule{Hang: true, Deaf: true})[0]
+	master.Signal(unix.SIGTERM)
+	next := p.WaitStart(hung, 2*fastT)
+	if d := next.Start.Sub(hung); next.Node == master.ID() || d > fastT+time.Second {
+		t.Errorf("%s serves after %v, want the other node after at most T + 1 s", next.Node, d)
+	}
+	var err error
+	if !harness.Poll(settle, func() bool { _, err = master.Probe("/livez"); return errors.Is(err, syscall.ECONNREFUSED) }) {
+		t.Errorf("the port of a node that was told to end: %v, want connection refused", err)
+	}
+	if fault.Holding() == 0 {
+		t.Error("nothing hangs in the store: this shows nothing")
+	}
+	fault.Remove()
+	if code := master.WaitExit(settle); code != 0 {
+		t.Errorf("it ended with %d, want 0", code)
 	}
 }
 

@@ -157,6 +157,9 @@ func TestRefusedStarts(t *testing.T) {
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if c.options.UID != 0 {
+				needRoot(t)
+			}
 			c.options.Nodes = 1
 			p := harness.NewPlane(t, c.options)
 			n := p.Nodes[0]
@@ -373,6 +376,7 @@ func TestForeignFileBesideRegister(t *testing.T) {
 // space, of rights or of luck. The master stops by its deadline, nobody else
 // claims, the reason is named, and the plane recovers by itself.
 func TestStoreRefusesWrites(t *testing.T) {
+	needRoot(t)
 	timing := fast(t)
 	for _, c := range []struct {
 		name  string
@@ -581,6 +585,19 @@ func listing(t *testing.T, dir string, without ...string) []string {
 	return out
 }
 
+// needRoot skips a test that mounts file systems or changes users where that
+// is not allowed; under CI=true it must be.
+func needRoot(t *testing.T) {
+	t.Helper()
+	switch {
+	case os.Getuid() == 0:
+	case os.Getenv("CI") == "true":
+		t.Fatal("needs root to mount file systems, and CI=true forbids to skip it")
+	default:
+		t.Skip("needs root to mount file systems")
+	}
+}
+
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
@@ -610,6 +627,7 @@ func fill(t *testing.T, path string) {
 // mount mounts for the rest of the test.
 func mount(t *testing.T, source, target, fstype string, flags uintptr, data string) {
 	t.Helper()
+	needRoot(t)
 	must(t, unix.Mount(source, target, fstype, flags, data))
 	if flags&unix.MS_REMOUNT != 0 {
 		return
