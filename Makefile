@@ -23,7 +23,7 @@ GOTESTSUM     := $(BIN)/gotestsum-$(GOTESTSUM_VERSION)
 SUITES ?= format lint unit sim e2e
 
 # Packages of the two slow suites; unit is everything else.
-SIM_PKGS  := ./pkg/election/sim/...
+SIM_PKGS  := ./pkg/election/...
 E2E_PKGS  := ./test/e2e
 SLOW      := /pkg/election/sim(/|$$)|/test/e2e$$
 UNIT_PKGS  = $(shell $(GO) list -e ./... | grep -vE '$(SLOW)')
