@@ -40,7 +40,7 @@ func (d *daemon) newService(ctx context.Context) (ha.Service, error) {
 		StartGrace: s.StartGrace, StartTimeout: s.StartTimeout,
 		Restart: supervise.Policy(s.Restart), MaxRestarts: maxRestarts(s), Window: s.Window,
 		StopSignal: sig, StopTimeout: d.timing.Stop, GuardStop: d.cfg.GuardStopTimeout(d.timing.Stop),
-		DataDir: d.cfg.DataDir, Lock: d.lock, Isolation: s.Isolation, Incarnation: d.run,
+		DataDir: d.cfg.DataDir, Lock: d.lock, Isolation: s.Isolation, Subreaper: true, Incarnation: d.run,
 		ReleaseArgv: []string{"/proc/self/exe", releaseCommand},
 		ReleaseStdin: releaseOrder{
 			Location: d.loc.String(), Operation: d.timing.Operation, Limit: d.timing.Timeout,
