@@ -175,7 +175,7 @@ func (m *Machine) absent() {
 		m.birth = birth{}
 		m.setTrouble(NotePlane, ReasonVanished, fmt.Sprintf("this node belongs to plane %s but its location holds no register; is the right file system mounted? Nothing is created in its place. If the plane is really gone: understudy forget-plane, then understudy init", m.plane))
 	case !m.cfg.AutoInit:
-		m.setTrouble(NotePlane, ReasonNoRegister, "the location holds no register and ha.autoInit is off; run understudy init once")
+		m.setTrouble(NotePlane, ReasonNoRegister, "the location holds no register and this node may not make one (ha.autoInit is off, or the location is on a local disk); run understudy init once")
 	case m.cfg.Mode == lease.ModeStandby || m.cfg.Mode == lease.ModeHotStandby:
 		if !m.decided {
 			m.quit(3, fmt.Sprintf("no existing master; cannot start as %s", m.cfg.Mode))
@@ -204,7 +204,7 @@ func (m *Machine) listed(ev Listed) {
 		*b = birth{}
 	case !ev.Empty:
 		*b = birth{denied: true, emptyAt: m.now}
-		m.setTrouble(NotePlane, ReasonNoRegister, "the location holds no register but is not empty ("+ev.Detail+"), so no plane is made there; choose an empty directory or run understudy init")
+		m.setTrouble(NotePlane, ReasonNoRegister, "the location holds no register but is not empty ("+ev.Detail+"), so no plane is made there; name an empty directory, or move away what is in it")
 	case !b.empty:
 		b.empty, b.emptyAt = true, m.now
 	default:
