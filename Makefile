@@ -41,7 +41,7 @@ CHECK  := $(BIN)/suite -dir $(RESULTS) check
 GOTEST  = $(BIN)/suite -dir $(RESULTS) gotest $(1) -- $(GOTESTSUM) --format=pkgname-and-test-fails --format-hide-empty-pkg --jsonfile=$(RESULTS)/$(1).json -- -count=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build install test race lint fmt cover check clean sim e2e need-go
+.PHONY: help demo build install test race lint fmt cover check clean sim repro e2e need-go
 
 help: ## this list
 	@echo 'Understudy keeps one service alive on several machines that share only storage.'
@@ -68,8 +68,12 @@ test: need-go $(BIN)/suite ## every test: format, lint, unit with the race detec
 race: ## the unit tests only, with the race detector
 	@$(MAKE) -s --no-print-directory test SUITES=unit
 
-sim: ## the simulator's seeds only
-	@$(MAKE) -s --no-print-directory test SUITES=sim
+sim: ## the simulator and the explorer only; SEEDS=n for that many seeds
+	@SIM_SEEDS=$(SEEDS) $(MAKE) -s --no-print-directory test SUITES=sim
+
+repro: need-go ## one seed of the simulator with its trace: SEED=s
+	@[ -n '$(SEED)' ] || { echo 'Which seed? make repro SEED=17' >&2; exit 2; }
+	@SIM_SEED=$(SEED) $(GO) test -count=1 -run '^TestSeeds$$' ./pkg/election/sim
 
 e2e: ## the end-to-end tests only
 	@$(MAKE) -s --no-print-directory test SUITES=e2e
