@@ -73,7 +73,7 @@ sim: ## the simulator and the explorer only; SEEDS=n for that many seeds
 
 repro: need-go ## one seed of the simulator with its trace: SEED=s
 	@[ -n '$(SEED)' ] || { echo 'Which seed? make repro SEED=17' >&2; exit 2; }
-	@SIM_SEED=$(SEED) $(GO) test -count=1 -run '^TestSeeds$$' ./pkg/election/sim
+	@SIM_SEED=$(SEED) $(GO) test -count=1 -v -run '^TestSeeds$$' ./pkg/election/sim
 
 e2e: ## the end-to-end tests only
 	@$(MAKE) -s --no-print-directory test SUITES=e2e
