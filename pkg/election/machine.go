@@ -46,10 +46,11 @@ type Config struct {
 // Machine is one node's part in the election. It is not safe for concurrent
 // use; one goroutine owns it.
 type Machine struct {
-	cfg  Config
-	now  lease.Instant
-	wake time.Duration // from now to the earliest instant that can change anything
-	out  []Action
+	cfg   Config
+	now   lease.Instant
+	stood time.Duration // by how much this Step came after the Deadline of the one before
+	wake  time.Duration // from now to the earliest instant that can change anything
+	out   []Action
 
 	plane   lease.PlaneID
 	durable memory // what the local disk is known to hold
@@ -152,6 +153,12 @@ func New(cfg Config) *Machine {
 // Step tells the machine what happened at now and returns what to do. It first
 // ends whatever now has ended, then looks at the event.
 func (m *Machine) Step(now lease.Instant, ev Event) []Action {
+	if m.begun {
+		m.stood = max(0, now.Longest(m.now)-m.wake)
+		if r := m.reign; r != nil && r.owed {
+			r.quiet = r.quiet.Add(m.stood) // the guard's answer may have been waiting for us
+		}
+	}
 	m.now, m.out = now, nil
 	if !m.begun {
 		m.begun, m.since = true, now

@@ -172,6 +172,8 @@ func (m *Machine) killGuard(r *reign, why string) {
 
 func (m *Machine) storeWord() string {
 	switch {
+	case m.reign != nil && m.stood >= m.reign.timing.Heartbeat:
+		return fmt.Sprintf("this process stood still for at least %v", m.stood.Truncate(time.Millisecond))
 	case m.storeDown != "":
 		return m.storeDown
 	case m.trouble.detail != "":
