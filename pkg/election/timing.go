@@ -165,12 +165,18 @@ func (t Timing) proposals(minBeat time.Duration) string {
 	h, o, d := t.Heartbeat, t.Operation, t.StopAfter()
 	var out []string
 	try := func(key string, v time.Duration, change func(*Timing)) {
-		c := t
-		change(&c)
-		c.Poll = min(c.Poll, c.Heartbeat) // follows where it is derived
-		if e, _ := c.broken(minBeat); e == nil {
-			out = append(out, fmt.Sprintf("%s %v", key, v))
+		kept := t
+		change(&kept)
+		// The poll interval follows the heartbeat unless it was set, which is
+		// not known here: the proposal must do either way.
+		follows := kept
+		follows.Poll = time.Duration(float64(t.Poll) * float64(kept.Heartbeat) / float64(t.Heartbeat))
+		for _, c := range []Timing{kept, follows} {
+			if e, _ := c.broken(minBeat); e != nil {
+				return
+			}
 		}
+		out = append(out, fmt.Sprintf("%s %v", key, v))
 	}
 	longer := max(t.timeoutFor(h+2*o+t.Stop), (5*(h+o) + time.Millisecond - 1).Truncate(time.Millisecond))
 	try("ha.heartbeatTimeout", longer, func(c *Timing) { c.Timeout = longer })
