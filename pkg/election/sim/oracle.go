@@ -52,18 +52,31 @@ func (w *World) says(n *node) (lease.Term, bool) {
 	return n.m.View(now).Reign.Term, true
 }
 
-// alone checks that nobody acts beside a node that acts in the given term.
+// alone checks that nobody acts, or says it may, beside a node that does.
 func (w *World) alone(n *node, t lease.Term) {
 	for _, o := range w.nodes {
 		if o == n {
 			continue
 		}
 		if u, ok := w.acts(o); ok {
-			w.violate(false, "two services at once: %s in term %d and %s in term %d", n.name, t, o.name, u)
+			w.violate(false, "two masters: %s %s in term %d and %s %s in term %d", n.name, n.role(), t, o.name, o.role(), u)
 		} else if u, ok := w.says(o); ok {
-			w.violate(false, "%s acts in term %d while %s says it is MASTER in term %d", n.name, t, o.name, u)
+			w.violate(false, "two masters: %s %s in term %d and %s says it is MASTER in term %d", n.name, n.role(), t, o.name, u)
 		}
 	}
+}
+
+// role says by what a node shows itself as the master.
+func (n *node) role() string {
+	for _, g := range n.guards {
+		if g.tree.alive {
+			return "runs the service"
+		}
+	}
+	if n.library {
+		return "serves"
+	}
+	return "says it is MASTER"
 }
 
 // treeStarts: a guard has started a service.
