@@ -99,6 +99,9 @@ type Node struct {
 	running atomic.Bool
 	ending  atomic.Pointer[ExitError] // why a clean stop ends with a code of its own
 
+	verifyNow  chan struct{} // closed once there is something to verify
+	verifyOnce sync.Once
+
 	// Owned by the loop.
 	exit     *ExitError
 	shown    shown
@@ -158,7 +161,7 @@ func New(store persistence.Store, o Options) (*Node, error) {
 		opts: o, store: store, inc: o.Incarnation,
 		service: o.Service,
 		events:  make(chan election.Event, 256), calls: make(chan func(context.Context)), shut: make(chan string, 1),
-		done: make(chan struct{}), started: time.Now(),
+		done: make(chan struct{}), verifyNow: make(chan struct{}), started: time.Now(),
 		warnings: o.Warnings,
 	}
 	n.log = o.Log.With(zap.String("node", string(o.Node)))

@@ -153,6 +153,11 @@ func (n *Node) fromService(ev ServiceEvent) election.Event {
 	return election.Tick{}
 }
 
+// mayVerify lets the check of the store begin: its location was seen to hold
+// the register, or to be empty. Before that it may be the mount point of a file
+// system that is still to come, of which a check would say nothing.
+func (n *Node) mayVerify() { n.verifyOnce.Do(func() { close(n.verifyNow) }) }
+
 // goVerify checks the store until it passes (R18). One that can not be reached
 // is tried again at the pace of heartbeats, so that the plane recovers with it;
 // one that fails the checks more and more slowly, since only an operator can
@@ -163,6 +168,10 @@ func (n *Node) goVerify(ctx context.Context) {
 		return
 	}
 	n.wait.Go(func() {
+		select {
+		case <-n.verifyNow:
+		case <-ctx.Done():
+		}
 		pause := n.opts.Timing.Heartbeat
 		silent := false // that the store does not answer was said
 		for ctx.Err() == nil {
@@ -204,6 +213,10 @@ func (n *Node) account(now lease.Instant, ev election.Event) {
 		if ev.Applied {
 			n.storage.LastWrite = now
 			n.storeAnswered()
+		}
+	case election.Listed:
+		if ev.OK && ev.Empty {
+			n.mayVerify()
 		}
 	case election.Trust:
 		n.storage.Verified = ev.OK

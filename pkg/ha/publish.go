@@ -34,7 +34,9 @@ func (n *Node) publish(now lease.Instant) {
 			Term: r.Term, T0: r.T0, End: r.End, Ready: r.Ready, Leading: r.Leading, Ending: r.Ending, Since: n.phases.since,
 		}
 	}
-	n.registered = !v.Since.IsZero()
+	if n.registered = !v.Since.IsZero(); n.registered {
+		n.mayVerify()
+	}
 	n.transition(now, s)
 	s.History = n.history
 	s.Reigns = n.reigns.list()
@@ -126,7 +128,11 @@ func (n *Node) noted(now lease.Instant, a election.Note) {
 	if !ok {
 		level = zapcore.DebugLevel
 	}
-	n.log.Log(level, string(a.Kind), zap.Uint64("term", uint64(a.Term)), zap.String("detail", a.Detail))
+	f := []zap.Field{zap.Uint64("term", uint64(a.Term)), zap.String("detail", a.Detail)}
+	if level >= zapcore.WarnLevel {
+		f = append(f, zap.String("store", n.storage.URL)) // which is to be looked at, as a rule
+	}
+	n.log.Log(level, string(a.Kind), f...)
 	switch a.Kind {
 	case election.NoteClaiming:
 		v := n.machine.View(now)
