@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	v1 "github.com/understudy-ha/understudy/api/v1"
 	"github.com/understudy-ha/understudy/pkg/election"
 	"github.com/understudy-ha/understudy/test/e2e/harness"
 	"github.com/understudy-ha/understudy/test/e2e/intervals"
@@ -247,17 +248,54 @@ func TestUnmountedMountPoint(t *testing.T) {
 	must(t, os.Mkdir(p.Store, 0o755))
 	at := intervals.Now()
 	p.Start()
+	neverFor(t, 7*time.Second, "something was created in the mount point", func() bool { return len(lasting(t, p.Store)) > 0 })
 	for _, n := range p.Nodes {
 		failedWithReason(t, n, election.ReasonVanished)
 		says(t, n, "FAILED", "this node belongs to plane", p.Store, "is the right file system mounted?", "Nothing is created in its place")
 	}
-	neverFor(t, 7*time.Second, "something was created in the mount point", func() bool { return len(listing(t, p.Store)) > 0 })
 	if n := p.Record().StartsAfter(at); n != 0 {
 		t.Errorf("%d services started without a store", n)
 	}
 	must(t, os.Remove(p.Store))
 	must(t, os.Rename(away, p.Store))
 	p.WaitSettled(settle)
+}
+
+// TestLocationThatIsNoPlane: a directory that holds something else, and one on
+// a local disk where that was not allowed, get no plane from a node. It waits,
+// and says what to do.
+func TestLocationThatIsNoPlane(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		prepare func(p *harness.Plane, n *harness.Node)
+		words   []string
+	}{
+		{
+			"something else is in it",
+			func(p *harness.Plane, _ *harness.Node) { write(t, filepath.Join(p.Store, "letter.txt"), "not ours\n") },
+			[]string{"is not empty", "name an empty directory, or move away what is in it"},
+		}, {
+			"local disk",
+			func(_ *harness.Plane, n *harness.Node) { n.Set("store.allowLocal", false) },
+			[]string{"may not make one", "on a local disk", "run understudy init once"},
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := harness.NewPlane(t, harness.Options{Nodes: 1, NoInit: true})
+			n := p.Nodes[0]
+			c.prepare(p, n)
+			before := listing(t, p.Store)
+			n.Start()
+			says(t, n, append([]string{"the location holds no register", p.Store}, c.words...)...)
+			n.WaitState(settle, v1.StateInitializing)
+			// A birth takes two listings 5 s apart.
+			neverFor(t, 6*time.Second, "something was created there", func() bool { return !slices.Equal(before, lasting(t, p.Store)) })
+			if why := whyOf(n); why != election.ReasonNoRegister {
+				t.Errorf("the reason shown is %s, want %s", why, election.ReasonNoRegister)
+			}
+			n.Stop(settle)
+		})
+	}
 }
 
 // TestUnmountedUnderLivingPlane: the file system goes away while the plane
@@ -583,6 +621,13 @@ func listing(t *testing.T, dir string, without ...string) []string {
 	})
 	must(t, err)
 	return out
+}
+
+// lasting is listing without the file by which a starting node finds out, for
+// a moment, whether it may write there.
+func lasting(t *testing.T, dir string) []string {
+	t.Helper()
+	return slices.DeleteFunc(listing(t, dir), func(name string) bool { return strings.HasPrefix(name, ".check-") })
 }
 
 // needRoot skips a test that mounts file systems or changes users where that
