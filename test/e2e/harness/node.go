@@ -37,6 +37,11 @@ type Node struct {
 	// Fault injects faults into this node's view of the store; nil unless
 	// Options.FaultFS.
 	Fault *faultfs.FS
+	// Via is a command line that later starts run the daemon through, by
+	// appending the daemon's own; it must pass signals' effects and exit codes
+	// on, and die with its parent ("unshare --time --fork --kill-child=KILL").
+	// Its process counts as Service.
+	Via []string
 
 	plane    *Plane
 	settings map[string]any
@@ -173,6 +178,12 @@ func (n *Node) start(args []string) error {
 	// the cleanup's.
 	cmd := n.Command(context.Background(), append([]string{"server", "--config", n.ConfigFile()}, args...)...)
 	cmd.Stdout, cmd.Stderr = log, log
+	if len(n.Via) > 0 {
+		if cmd.Path, err = exec.LookPath(n.Via[0]); err != nil {
+			return err
+		}
+		cmd.Args = slices.Concat(n.Via, cmd.Args)
+	}
 	d := &daemonProcess{cmd: cmd, since: intervals.Now(), done: make(chan struct{})}
 	if err := onStarter(cmd.Start); err != nil {
 		return err

@@ -38,6 +38,9 @@ type Plane struct {
 	Store   string // the shared directory
 	Records string // what the services write about themselves
 	Nodes   []*Node
+	// KeepOnFailure leaves everything in Dir when the test has failed, for
+	// faults that would take long to come by again.
+	KeepOnFailure bool
 
 	t      testing.TB
 	opt    Options
@@ -143,6 +146,9 @@ func (p *Plane) Start() {
 		n.Start()
 	}
 }
+
+// FreePort finds a port of 127.0.0.1 that stays free over restarts.
+func (p *Plane) FreePort() int { p.t.Helper(); return freePort(p) }
 
 // StartAndWait starts all nodes and waits until one is master and the others
 // are standbys.
@@ -335,7 +341,7 @@ func (p *Plane) end() {
 			p.t.Error(err)
 		}
 	}
-	if os.Getenv("E2E_KEEP") == "1" {
+	if os.Getenv("E2E_KEEP") == "1" || (p.KeepOnFailure && p.t.Failed()) {
 		p.t.Logf("kept: %s", p.Dir)
 		return
 	}

@@ -26,6 +26,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -37,14 +38,31 @@ const Ext = ".rec"
 // Instant is a reading of CLOCK_BOOTTIME in nanoseconds.
 type Instant int64
 
-// Now reads CLOCK_BOOTTIME.
+// Now reads CLOCK_BOOTTIME as the machine has it: a process in a time
+// namespace of its own gets the instant that all others get.
 func Now() Instant {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
 		panic(err) // every Linux since 2.6.39 has it
 	}
-	return Instant(ts.Nano())
+	return Instant(ts.Nano()) - shift()
 }
+
+// shift is how far the clock of this process's time namespace is ahead of the
+// machine's. Namespaces are entered at a fork, hence it never changes.
+var shift = sync.OnceValue(func() Instant {
+	b, err := os.ReadFile("/proc/self/timens_offsets")
+	if err != nil {
+		return 0 // a kernel without time namespaces
+	}
+	for line := range strings.Lines(string(b)) {
+		var s, ns int64
+		if n, _ := fmt.Sscanf(line, "boottime %d %d", &s, &ns); n == 2 {
+			return Instant(s*int64(time.Second) + ns)
+		}
+	}
+	panic("no boottime in /proc/self/timens_offsets: " + string(b))
+})
 
 // Sub is the time from earlier to i.
 func (i Instant) Sub(earlier Instant) time.Duration { return time.Duration(i - earlier) }

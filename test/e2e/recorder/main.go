@@ -28,14 +28,11 @@
 package main
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"strconv"
 	"syscall"
 	"time"
@@ -82,11 +79,11 @@ func run(born intervals.Instant) (code int, err error) {
 	if err != nil {
 		return exitUsage, err
 	}
-	rec, err := create(o, born)
+	rec, err := intervals.Create(o.dir, o.node, o.term, o.tree, born)
 	if err != nil {
 		return exitRecord, err
 	}
-	if err := forkAll(o, rec.tree); err != nil {
+	if err := forkAll(o, rec.Tree); err != nil {
 		return exitRecord, err
 	}
 
@@ -99,17 +96,17 @@ func run(born intervals.Instant) (code int, err error) {
 	for {
 		select {
 		case <-tick.C:
-			err = rec.line("beat %d", intervals.Now())
+			err = rec.Beat()
 		case s := <-terms:
-			err = rec.line("signal %d %s", intervals.Now(), intervals.Word(s.String()))
+			err = rec.Signal(s.String())
 			if o.ignoreTerm || stop != nil {
 				break
 			}
 			stop = time.After(o.stopDelay)
 		case <-stop:
-			return 0, rec.stop("asked")
+			return 0, rec.Stop("asked")
 		case <-exit:
-			return o.exitCode, rec.stop("exit-after")
+			return o.exitCode, rec.Stop("exit-after")
 		}
 		if err != nil {
 			return exitRecord, err
@@ -155,42 +152,6 @@ func fromEnvironment() (options, error) {
 		o.fork, o.exitAfter = 0, 0 // children neither fork nor die by themselves
 	}
 	return o, nil
-}
-
-// record is the file of this process.
-type record struct {
-	f    *os.File
-	tree string
-}
-
-func create(o options, born intervals.Instant) (*record, error) {
-	var b [8]byte
-	if _, err := rand.Read(b[:]); err != nil {
-		return nil, err
-	}
-	// The pid alone would not do: it is 1 or 2 in a PID namespace.
-	self := fmt.Sprintf("%s-%s-%d-%s", o.node, o.term, os.Getpid(), hex.EncodeToString(b[:]))
-	tree := o.tree
-	if tree == "" {
-		tree = self
-	}
-	f, err := os.OpenFile(filepath.Join(o.dir, self+intervals.Ext), os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	r := &record{f: f, tree: tree}
-	return r, r.line("start %d %d %s %s %s %d", born, time.Now().UnixNano(), o.term, o.node, tree, os.Getpid())
-}
-
-// line writes one line in one write call, so that a kill leaves it whole or
-// absent.
-func (r *record) line(format string, args ...any) error {
-	_, err := fmt.Fprintf(r.f, format+"\n", args...)
-	return err
-}
-
-func (r *record) stop(reason string) error {
-	return r.line("stop %d %s", intervals.Now(), reason)
 }
 
 // forkAll starts the children in sessions of their own. They are not waited
