@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -232,15 +233,16 @@ func TestCrowdOfDaemons(t *testing.T) {
 	for round := range harness.Rounds(1, 5) {
 		t.Run("round", func(t *testing.T) {
 			p := harness.NewPlane(t, harness.Options{Nodes: crowd})
-			at := intervals.Now()
-			var wg sync.WaitGroup
-			for _, n := range p.Nodes {
-				wg.Go(func() {
-					time.Sleep(rand.N(stagger(round))) //nolint:gosec // a pause
-					n.Start()
-				})
+			var after []time.Duration
+			for range crowd {
+				after = append(after, rand.N(stagger(round))) //nolint:gosec // a pause
 			}
-			wg.Wait()
+			slices.Sort(after)
+			at := intervals.Now()
+			for i, n := range p.Nodes {
+				time.Sleep(at.Add(after[i]).Sub(intervals.Now()))
+				n.Start()
+			}
 			next := p.WaitStart(at, 2*settle)
 			took = append(took, next.Start.Sub(at))
 			master := p.WaitSettled(3 * settle)
