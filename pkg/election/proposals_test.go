@@ -14,6 +14,9 @@ func TestProposalsAreLegal(t *testing.T) {
 	proposed := 0
 	rapid.Check(t, func(t *rapid.T) {
 		ms := func(name string, lo, hi int) time.Duration {
+			if rapid.Bool().Draw(t, name+" derived") {
+				return 0
+			}
 			return time.Duration(rapid.IntRange(lo, hi).Draw(t, name)) * time.Millisecond
 		}
 		r := TimingRequest{Timeout: ms("T", 3000, 60_000), Heartbeat: ms("h", 100, 5000), Operation: ms("o", 200, 8000), Stop: ms("S", 1000, 40_000)}
@@ -25,6 +28,9 @@ func TestProposalsAreLegal(t *testing.T) {
 		_, list, found := strings.Cut(te.Reason, "Nearest legal values: ")
 		if !found {
 			return
+		}
+		if list == "" {
+			t.Fatalf("%v: nothing is proposed for %+v", te, r)
 		}
 		for p := range strings.SplitSeq(list, ", or ") {
 			key, value, _ := strings.Cut(p, " ")

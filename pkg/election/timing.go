@@ -60,11 +60,24 @@ func (e *TimingError) Error() string { return e.Key + ": " + e.Reason }
 
 // Derive fills in what was not asked for and checks the result.
 func Derive(r TimingRequest) (Timing, error) {
-	p, err := preset(r.Preset)
-	if err != nil {
-		return Timing{}, err
+	t, e, inequality := derive(r)
+	switch {
+	case e == nil:
+		return t, nil
+	case inequality:
+		e.Reason += ". Nearest legal values: " + proposals(r, t)
 	}
-	t := Timing{
+	return t, e
+}
+
+// derive is Derive without proposals; it tells whether what is broken is an
+// inequality between several durations.
+func derive(r TimingRequest) (t Timing, e *TimingError, inequality bool) {
+	p, e := preset(r.Preset)
+	if e != nil {
+		return Timing{}, e, false
+	}
+	t = Timing{
 		Timeout:          or(r.Timeout, p.Timeout),
 		Heartbeat:        or(r.Heartbeat, p.Heartbeat),
 		Operation:        or(r.Operation, p.Operation),
@@ -74,10 +87,10 @@ func Derive(r TimingRequest) (Timing, error) {
 		Takeover:         or(r.Takeover, 10*time.Second),
 	}
 	if t.Timeout < MinTimeout {
-		return Timing{}, &TimingError{"ha.heartbeatTimeout", fmt.Sprintf("%v is below the floor; the nearest legal value is %v", t.Timeout, MinTimeout)}
+		return Timing{}, &TimingError{"ha.heartbeatTimeout", fmt.Sprintf("%v is below the floor; the nearest legal value is %v", t.Timeout, MinTimeout)}, false
 	}
 	if longest := time.Duration(1<<32-1) * time.Millisecond; t.Timeout > longest || t.Timeout%time.Millisecond != 0 {
-		return Timing{}, &TimingError{"ha.heartbeatTimeout", fmt.Sprintf("%v: must be whole milliseconds and at most %v", t.Timeout, longest)}
+		return Timing{}, &TimingError{"ha.heartbeatTimeout", fmt.Sprintf("%v: must be whole milliseconds and at most %v", t.Timeout, longest)}, false
 	}
 	t.Heartbeat = or(t.Heartbeat, max(min(time.Second, t.Timeout/10), r.MinBeat))
 	t.Operation = or(t.Operation, min(3*time.Second, t.Timeout/10, t.Timeout/5-t.Heartbeat))
@@ -88,10 +101,11 @@ func Derive(r TimingRequest) (Timing, error) {
 		div = 5
 	}
 	t.Poll = or(t.Poll, t.Heartbeat/time.Duration(div))
-	return t, t.check(r.MinBeat)
+	e, inequality = t.broken(r.MinBeat)
+	return t, e, inequality
 }
 
-func preset(name string) (Timing, error) {
+func preset(name string) (Timing, *TimingError) {
 	switch name {
 	case "", "default":
 		return Timing{Timeout: 30 * time.Second}, nil
@@ -111,21 +125,9 @@ func or(v, otherwise time.Duration) time.Duration {
 	return otherwise
 }
 
-// check refuses a set that breaks an inequality of the protocol. Both sides
-// are compared as whole nanoseconds; equality is legal.
-func (t Timing) check(minBeat time.Duration) error {
-	e, inequality := t.broken(minBeat)
-	switch {
-	case e == nil:
-		return nil
-	case inequality:
-		e.Reason += ". Nearest legal values: " + t.proposals(minBeat)
-	}
-	return e
-}
-
-// broken finds the first rule that is broken, and tells whether it is an
-// inequality between several durations.
+// broken finds the first rule of the protocol that is broken, and tells whether
+// it is an inequality between several durations. Both sides are compared as
+// whole nanoseconds; equality is legal.
 func (t Timing) broken(minBeat time.Duration) (e *TimingError, inequality bool) {
 	for _, f := range []struct {
 		key        string
@@ -159,33 +161,34 @@ func (t Timing) broken(minBeat time.Duration) (e *TimingError, inequality bool) 
 	return nil, false
 }
 
-// proposals lists the changes of one duration, the others kept, that make the
-// set legal.
-func (t Timing) proposals(minBeat time.Duration) string {
-	h, o, d := t.Heartbeat, t.Operation, t.StopAfter()
+// proposals lists the changes of one duration that make a request legal; t is
+// what it came to. What was not asked for follows the change, as it will when
+// the operator makes it.
+func proposals(r TimingRequest, t Timing) string {
+	h, o := t.Heartbeat, t.Operation
 	var out []string
-	try := func(key string, v time.Duration, change func(*Timing)) {
-		kept := t
-		change(&kept)
-		// The poll interval follows the heartbeat unless it was set, which is
-		// not known here: the proposal must do either way.
-		follows := kept
-		follows.Poll = time.Duration(float64(t.Poll) * float64(kept.Heartbeat) / float64(t.Heartbeat))
-		for _, c := range []Timing{kept, follows} {
-			if e, _ := c.broken(minBeat); e != nil {
-				return
-			}
+	try := func(key string, v time.Duration, change func(*TimingRequest, time.Duration)) bool {
+		c := r
+		change(&c, v)
+		if v <= 0 { // which would stand for "derive it"
+			return false
+		}
+		if _, e, _ := derive(c); e != nil {
+			return false
 		}
 		out = append(out, fmt.Sprintf("%s %v", key, v))
+		return true
 	}
 	longer := max(t.timeoutFor(h+2*o+t.Stop), (5*(h+o) + time.Millisecond - 1).Truncate(time.Millisecond))
-	try("ha.heartbeatTimeout", longer, func(c *Timing) { c.Timeout = longer })
-	sooner := t.End() - h - 2*o
-	try("service.stopTimeout", sooner, func(c *Timing) { c.Stop = sooner })
-	oftener := min(d-2*o, t.Timeout/5-o)
-	try("ha.heartbeatInterval", oftener, func(c *Timing) { c.Heartbeat = oftener })
-	shorter := min((d-h)/2, t.Timeout/5-h)
-	try("store.operationTimeout", shorter, func(c *Timing) { c.Operation = shorter })
+	for range 8 { // what is derived from it may grow with it
+		if try("ha.heartbeatTimeout", longer, func(c *TimingRequest, v time.Duration) { c.Timeout = v }) {
+			break
+		}
+		longer = (longer + longer/4).Truncate(time.Millisecond)
+	}
+	try("service.stopTimeout", t.End()-h-2*o, func(c *TimingRequest, v time.Duration) { c.Stop = v })
+	try("ha.heartbeatInterval", min(t.StopAfter()-2*o, t.Timeout/5-o), func(c *TimingRequest, v time.Duration) { c.Heartbeat = v })
+	try("store.operationTimeout", min((t.StopAfter()-h)/2, t.Timeout/5-h), func(c *TimingRequest, v time.Duration) { c.Operation = v })
 	return strings.Join(out, ", or ")
 }
 
