@@ -417,7 +417,10 @@ func (w *World) operate(k Kind, n *node, until instant) {
 		w.post(n, soon, election.SetPriority{Priority: n.trouble.priority})
 	case PausePlane:
 		w.post(n, soon, election.SetPaused{Paused: true})
-		w.after(until-w.t, w.unpause)
+		if w.pausedUntil == 0 {
+			w.after(sec, w.unpause)
+		}
+		w.pausedUntil = max(w.pausedUntil, until)
 	case SetTimeout:
 		t := drawTiming(w)
 		for _, o := range w.nodes {
@@ -437,10 +440,13 @@ func (w *World) setTimeout(n *node, t election.Timing) {
 	}
 }
 
-// unpause asks every node until the flag is gone. A paused plane without a
-// master is freed by hand, as understudy store release would.
+// unpause looks at the flag once a second: a master may write what it was asked
+// for long after, even with its release. When the time is over it asks every
+// master to take the flag away. A paused plane without a master is freed by
+// hand, as understudy store release would.
 func (w *World) unpause() {
-	if len(w.store.hist) == 0 || !w.store.now().value.Paused {
+	w.after(sec, w.unpause)
+	if w.t < w.pausedUntil || len(w.store.hist) == 0 || !w.store.now().value.Paused {
 		return
 	}
 	w.oracle.excused = true
@@ -456,7 +462,6 @@ func (w *World) unpause() {
 		w.logf(nil, "an operator frees the paused plane")
 		w.store.put(w.t, v)
 	}
-	w.after(sec, w.unpause)
 }
 
 // heal ends every fault. Whoever is down comes back, whoever was held off by
@@ -482,5 +487,4 @@ func (w *World) heal() {
 			w.boot(n)
 		}
 	}
-	w.unpause()
 }

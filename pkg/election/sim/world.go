@@ -103,13 +103,14 @@ func (e *event) before(f *event) bool {
 
 // World is one run.
 type World struct {
-	cfg    Config
-	rng    *rand.Rand
-	t      instant
-	end    instant
-	healAt instant // no fault from here on
-	heap   []event
-	seq    uint64
+	cfg         Config
+	rng         *rand.Rand
+	t           instant
+	end         instant
+	healAt      instant // no fault from here on
+	pausedUntil instant // by an operator; 0: never was
+	heap        []event
+	seq         uint64
 
 	store  store
 	nodes  []*node
