@@ -100,7 +100,7 @@ func (s *Store) judge(names []string) (snap persistence.Snapshot, foreign bool, 
 		}
 		return persistence.Snapshot{Version: persistence.Version(values[0]), Value: []byte(values[0])}, false, nil
 	}
-	const remedy = "stop all nodes, then run 'understudy store repair'"
+	const remedy = "with all nodes stopped, leave the newest value as the only file there; if none is left, empty the whole location, then 'understudy forget-plane' on every node and 'understudy init'"
 	switch {
 	case len(values) > 1:
 		err = fmt.Errorf("%w: %s holds %d values, %s; %s", persistence.Torn, dir, len(values), quote(values), remedy)

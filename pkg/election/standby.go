@@ -157,7 +157,7 @@ func (m *Machine) lookAway() { m.watch.known = false }
 
 func (m *Machine) unreadable(detail string) {
 	m.lookAway()
-	m.setTrouble(NoteUnreadable, ReasonUnreadable, detail+"; nobody will claim it. With all nodes down, run understudy store repair")
+	m.setTrouble(NoteUnreadable, ReasonUnreadable, detail+"; nobody will claim it, and nothing is changed")
 }
 
 func (m *Machine) setTrouble(k NoteKind, code, detail string) {
@@ -246,7 +246,7 @@ func (m *Machine) decide() {
 		m.decided = true
 	case lease.ModeMaster:
 		if live {
-			m.quit(3, fmt.Sprintf("a live master exists: %s in term %d; to move the mastership here start as AUTO and run understudy switchover --to %s", x.value.Holder, x.value.Term, m.cfg.Node))
+			m.quit(3, fmt.Sprintf("a live master exists: %s in term %d; to move the mastership here, start as AUTO and then run: understudy mode MASTER", x.value.Holder, x.value.Term))
 		}
 	case lease.ModeStandby, lease.ModeHotStandby:
 		switch {

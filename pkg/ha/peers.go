@@ -61,7 +61,9 @@ type peers struct {
 
 	// Owned by the lane, except that forget takes it too.
 	mu       sync.Mutex
-	ids      []lease.NodeID
+	ids      []lease.NodeID // of the last listing
+	before   []lease.NodeID // of the one before it
+	gathered bool           // a first round through all records is done
 	listedAt lease.Instant
 	seen     map[lease.NodeID]NodeStatus
 	viewSeen viewObject
@@ -139,7 +141,7 @@ func (p *peers) gather(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		p.ids, p.listedAt = ids, now
+		p.before, p.ids, p.listedAt = p.ids, ids, now
 	}
 	for _, id := range p.ids {
 		if id == p.n.opts.Node {
@@ -160,6 +162,7 @@ func (p *peers) gather(ctx context.Context) error {
 		p.take(id, rec, p.n.Now())
 	}
 	maps.DeleteFunc(p.seen, func(id lease.NodeID, _ NodeStatus) bool { return !slices.Contains(p.ids, id) })
+	p.gathered = true
 	return nil
 }
 
@@ -178,6 +181,9 @@ const neverSeen = 1000 * time.Hour
 func (p *peers) take(id lease.NodeID, rec lease.NodeRecord, now lease.Instant) {
 	old, ok := p.seen[id]
 	switch {
+	case !ok && p.gathered && !slices.Contains(p.before, id):
+		// It was not there when we listed last: somebody wrote it since.
+		p.seen[id] = NodeStatus{NodeRecord: rec, SeenAt: now}
 	case !ok:
 		// How old it is can not be told from a foreign clock: it counts as
 		// silent until it is seen to change.

@@ -137,6 +137,8 @@ func (n *Node) noted(now lease.Instant, a election.Note) {
 	case election.NoteClaiming:
 		v := n.machine.View(now)
 		n.phases.claiming(now, n.Status(), v.Since, a.Detail)
+	case election.NoteClaimLost:
+		n.phases.claims = false // the next attempt is another claim
 	case election.NoteClaimed:
 		n.phases.claimed(now)
 	case election.NoteServing:
@@ -156,7 +158,7 @@ func (n *Node) noted(now lease.Instant, a election.Note) {
 		n.phases.endReason = a.Detail
 	case election.NoteAlarm, election.NoteStuck, election.NoteRollback, election.NoteUnreadable, election.NotePlane,
 		election.NoteLate, election.NoteLapsed, election.NoteDemoted, election.NoteForgetful, election.NoteGuardSilent,
-		election.NoteClaimLost, election.NoteUnready, election.NoteBorn, election.NoteHolder, election.NoteHeldOff,
+		election.NoteUnready, election.NoteBorn, election.NoteHolder, election.NoteHeldOff,
 		election.NoteTakeover:
 	}
 }
