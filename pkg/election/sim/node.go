@@ -264,6 +264,10 @@ func (w *World) perform(n *node, from lease.Instant, a election.Action) {
 }
 
 func (w *World) noted(n *node, a election.Note) {
+	if w.res.Notes == nil {
+		w.res.Notes = map[election.NoteKind]int{}
+	}
+	w.res.Notes[a.Kind]++
 	w.logf(n, "%s, term %d %s", a.Kind, a.Term, a.Detail)
 	if a.Kind == election.NoteAlarm && w.cfg.Without == 0 {
 		w.violate(false, "%s: false alarm: %s", n.name, a.Detail)

@@ -9,22 +9,33 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/understudy-ha/understudy/pkg/election"
 )
 
 // TestSeeds runs whole planes for an hour each under every kind of fault. It
 // is told what to run by the environment:
 //
-//	SIM_SEEDS=n  that many seeds instead of 300
-//	SIM_SEED=s   only this one, with its trace on standard output
+//	SIM_SEEDS=n    that many seeds instead of 300
+//	SIM_MINUTES=m  of so many simulated minutes each instead of 60, at least 10
+//	SIM_SEED=s     only this one, with its trace on standard output
 func TestSeeds(t *testing.T) {
-	if s := os.Getenv("SIM_SEED"); s != "" {
-		seed, err := strconv.ParseUint(s, 10, 64)
-		if err != nil {
-			t.Fatalf("SIM_SEED: %v", err)
+	number := func(name string, otherwise, least int) int {
+		v := os.Getenv(name)
+		if v == "" {
+			return otherwise
 		}
-		r := Run(Config{Seed: seed, Trace: os.Stdout})
+		n, err := strconv.Atoi(v)
+		if err != nil || n < least {
+			t.Fatalf("%s=%q: must be a number, at least %d", name, v, least)
+		}
+		return n
+	}
+	length := time.Duration(number("SIM_MINUTES", 60, 10)) * time.Minute
+	if os.Getenv("SIM_SEED") != "" {
+		r := Run(Config{Seed: uint64(number("SIM_SEED", 0, 0)), Duration: length, Trace: os.Stdout})
 		if r.Violation != nil {
-			t.Errorf("seed %d: %v", seed, r.Violation)
+			t.Errorf("seed %d: %v", r.Seed, r.Violation)
 		}
 		return
 	}
@@ -32,21 +43,28 @@ func TestSeeds(t *testing.T) {
 	if testing.Short() {
 		seeds = 40
 	}
-	if s := os.Getenv("SIM_SEEDS"); s != "" {
-		var err error
-		if seeds, err = strconv.Atoi(s); err != nil || seeds < 1 {
-			t.Fatalf("SIM_SEEDS=%q: must be a positive number", s)
-		}
-	}
+	seeds = number("SIM_SEEDS", seeds, 1)
 	start := time.Now()
-	results := runAll(seeds, func(i int) Config { return Config{Seed: uint64(i)} })
-	var sum Result
+	results := runAll(seeds, func(i int) Config { return Config{Seed: uint64(i), Duration: length} })
+	sum := Result{Notes: map[election.NoteKind]int{}}
+	idle, quiet := 0, 0
 	for _, r := range results {
 		if r.Violation != nil {
-			t.Errorf("seed %d: %v\nreproduce: SIM_SEED=%d go test -run TestSeeds ./pkg/election/sim", r.Seed, r.Violation, r.Seed)
+			t.Errorf("seed %d: %v\nreproduce: SIM_MINUTES=%.0f SIM_SEED=%d go test -v -run TestSeeds ./pkg/election/sim", r.Seed, r.Violation, length.Minutes(), r.Seed)
 		}
+		faults := 0
 		for k, n := range r.Faults {
 			sum.Faults[k] += n
+			faults += n
+		}
+		if faults < 5 {
+			quiet++
+		}
+		if r.Failovers == 0 {
+			idle++
+		}
+		for k, n := range r.Notes {
+			sum.Notes[k] += n
 		}
 		sum.NodeTime += r.NodeTime
 		sum.Steps += r.Steps
@@ -67,9 +85,28 @@ func TestSeeds(t *testing.T) {
 			t.Errorf("the fault %q never happened", k)
 		}
 	}
-	if sum.Failovers < 10*seeds || sum.Children == 0 || sum.Releases == 0 {
+	for _, k := range expectedNotes {
+		t.Logf("%8d note: %s", sum.Notes[k], k)
+		if sum.Notes[k] == 0 {
+			t.Errorf("no machine ever said %q: that part of it was not reached", k)
+		}
+	}
+	if quiet > 0 || idle > seeds/10 {
+		t.Errorf("%d seeds with fewer than 5 faults, %d of %d without a failover", quiet, idle, seeds)
+	}
+	if sum.Failovers < seeds || sum.Children == 0 || sum.Releases == 0 {
 		t.Errorf("too little happened: %d failovers, %d releases, %d of them by a guard", sum.Failovers, sum.Releases, sum.Children)
 	}
+}
+
+// expectedNotes are the transitions of the machine that a run must reach.
+// Left out are those that would be bugs (alarm), that need a tree which
+// survives KILL (stuck), or a register that the simulated store does not lose
+// (unreadable, plane) or make (born).
+var expectedNotes = []election.NoteKind{
+	election.NoteClaiming, election.NoteClaimed, election.NoteClaimLost, election.NoteServing, election.NoteUnready,
+	election.NoteDraining, election.NoteStopping, election.NoteReleased, election.NoteDemoted, election.NoteLapsed,
+	election.NoteLate, election.NoteHolder, election.NoteHeldOff, election.NoteGuardSilent,
 }
 
 // runAll runs one world per index, on every core.

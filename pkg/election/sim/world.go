@@ -27,10 +27,11 @@ type Result struct {
 	NodeTime  time.Duration // simulated, summed over nodes
 	Steps     int           // of election machines
 	Faults    [KindCount]int
-	Reigns    int           // terms in which somebody served
-	Failovers int           // changes of the serving node
-	Releases  int           // of them by a release rather than by silence
-	Children  int           // releases written by a guard
+	Reigns    int // terms in which somebody served
+	Failovers int // changes of the serving node
+	Releases  int // of them by a release rather than by silence
+	Children  int // releases written by a guard
+	Notes     map[election.NoteKind]int
 	Longest   time.Duration // time without a master after every fault had healed
 	OfBound   float64       // the same as a part of what is allowed
 	Violation *Violation    // nil if everything held
