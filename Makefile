@@ -20,12 +20,13 @@ GOLANGCI_LINT := $(BIN)/golangci-lint-$(GOLANGCI_LINT_VERSION)
 GOTESTSUM     := $(BIN)/gotestsum-$(GOTESTSUM_VERSION)
 
 # What `make test` runs, in this order.
-SUITES ?= format lint unit sim e2e
+SUITES ?= format lint unit sim e2e chaos
 
-# Packages of the two slow suites; unit is everything else.
+# Packages of the slow suites; unit is everything else.
 SIM_PKGS  := ./pkg/election/...
 E2E_PKGS  := ./test/e2e
-SLOW      := /pkg/election/sim(/|$$)|/test/e2e$$
+CHAOS_PKG := ./test/chaos
+SLOW      := /pkg/election/sim(/|$$)|/test/(e2e|chaos)$$
 UNIT_PKGS  = $(shell $(GO) list -e ./... | grep -vE '$(SLOW)')
 
 # The race detector needs a C compiler. Without one the tests still run, and
@@ -41,7 +42,7 @@ CHECK  := $(BIN)/suite -dir $(RESULTS) check
 GOTEST  = $(BIN)/suite -dir $(RESULTS) gotest $(1) -- $(GOTESTSUM) --format=pkgname-and-test-fails --format-hide-empty-pkg --jsonfile=$(RESULTS)/$(1).json -- -count=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build install test race lint fmt cover check clean sim repro e2e need-go
+.PHONY: help demo build install test race lint fmt cover check clean sim repro e2e chaos fuzz need-go
 
 help: ## this list
 	@echo 'Understudy keeps one service alive on several machines that share only storage.'
@@ -57,7 +58,7 @@ build: need-go ## bin/understudy
 install: build ## into PREFIX (default /usr/local), below DESTDIR if set
 	install -D -m 0755 $(BIN)/understudy $(DESTDIR)$(PREFIX)/bin/understudy
 
-test: need-go $(BIN)/suite ## every test: format, lint, unit with the race detector, simulation, end to end
+test: need-go $(BIN)/suite ## every test: format, lint, unit with the race detector, simulation, end to end, chaos
 	@rm -f $(RESULTS)/*.result
 	@$(if $(RACE),,echo 'No C compiler: the tests run without the race detector.')
 	@failed=0; \
@@ -77,6 +78,18 @@ repro: need-go ## one seed of the simulator with its trace: SEED=s
 
 e2e: ## the end-to-end tests only
 	@$(MAKE) -s --no-print-directory test SUITES=e2e
+
+chaos: need-go ## real nodes under faults, judged by their clients: T=10m (default 1m), SEED=s
+	CHAOS_T=$(T) CHAOS_SEED=$(SEED) $(GO) test -count=1 -v -timeout=4h $(CHAOS_PKG)
+
+fuzz: need-go ## every fuzz target, one after the other, for T=10m each (default 1m)
+	@failed=0; \
+	for f in $$(grep -rlE '^func Fuzz' --include='*_test.go' . | sort); do \
+		for n in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' $$f); do \
+			echo "$$n in $$(dirname $$f)"; \
+			$(GO) test -timeout=0 -run='^$$' -fuzz="^$$n$$" -fuzztime=$(or $(T),1m) $$(dirname $$f) || failed=1; \
+		done; \
+	done; exit $$failed
 
 lint: $(GOLANGCI_LINT) ## golangci-lint, which also holds the dependency directions
 	@$(GOLANGCI_LINT) run ./...
@@ -116,6 +129,10 @@ suite-sim: $(BIN)/suite $(GOTESTSUM)
 # Timing is what these measure, so nothing else runs beside them.
 suite-e2e: $(BIN)/suite $(GOTESTSUM) build
 	@$(call GOTEST,e2e) -timeout=60m -p=1 $(E2E_PKGS)
+
+# The short form of `make chaos`: whatever the seed chooses, a minute of it.
+suite-chaos: $(BIN)/suite $(GOTESTSUM)
+	@$(call GOTEST,chaos) -timeout=15m $(CHAOS_PKG)
 
 # Tools.
 
