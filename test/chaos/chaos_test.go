@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -423,7 +424,7 @@ func (r *run) finish() {
 	for _, o := range rec.Overlaps() {
 		r.sum.Problems = append(r.sum.Problems, o.String())
 	}
-	r.sum.Problems = append(r.sum.Problems, rec.Regressions()...)
+	r.sum.Problems = append(r.sum.Problems, slices.Concat(rec.Regressions(), Ends(rec))...)
 	if len(r.sum.Problems) > 0 {
 		b, err := json.MarshalIndent(ops, "", " ")
 		must(t, errors.Join(err, os.WriteFile(filepath.Join(r.plane.Dir, "history.json"), b, 0o644))) //nolint:gosec // for people

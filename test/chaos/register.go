@@ -21,7 +21,7 @@ type Change struct {
 }
 
 // Watch reports every change of the register in a backing directory, in
-// order, until ctx ends. On posix the register is the name of the only file in
+// order, until ctx ends; changes then returns them. On posix the register is the name of the only file in
 // a directory and each change a rename, of which inotify tells every one.
 func Watch(ctx context.Context, store string) (changes func() ([]Change, error), err error) {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
@@ -37,8 +37,11 @@ func Watch(ctx context.Context, store string) (changes func() ([]Change, error),
 	go func() {
 		defer close(done)
 		defer unix.Close(fd)
-		for ctx.Err() == nil && failed == nil {
-			out, failed = wait(fd, out)
+		for failed == nil {
+			ending, before := ctx.Err() != nil, len(out)
+			if out, failed = wait(fd, out); ending && len(out) == before {
+				return // what was done before the end is in
+			}
 		}
 	}()
 	return func() ([]Change, error) { <-done; return out, failed }, nil

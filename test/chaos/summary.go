@@ -98,6 +98,23 @@ func (s *Summary) Services(rec *intervals.Record, claims []Claim) {
 	}
 }
 
+// asked is why a service ends that was told to, hung that it was stuck in the
+// store then.
+const asked, hung = "asked", "store-hangs"
+
+// Ends lists services that ended by themselves: they found another one's mark,
+// or its listener in their place.
+func Ends(rec *intervals.Record) (out []string) {
+	for _, tree := range rec.Trees {
+		for _, p := range tree.Processes {
+			if p.Stopped && p.StopWhy != asked && p.StopWhy != hung {
+				out = append(out, fmt.Sprintf("a service ended by itself (%s): %v", p.StopWhy, tree))
+			}
+		}
+	}
+	return out
+}
+
 func (s *Summary) toOthers() int {
 	return len(slices.DeleteFunc(slices.Clone(s.failovers), func(f failover) bool { return !f.otherNode }))
 }

@@ -50,15 +50,16 @@ func main() {
 	born := intervals.Now()
 	listen := flag.String("listen", "", "address to listen on")
 	dir := flag.String("dir", "", "directory of the registers; must exist")
+	unfenced := flag.Bool("unfenced", false, "go on writing whoever else does: to try the judges of a run on")
 	flag.Parse()
-	code, err := run(born, *listen, *dir)
+	code, err := run(born, *listen, *dir, *unfenced)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "kvservice:", err)
 	}
 	os.Exit(code)
 }
 
-func run(born intervals.Instant, listen, dir string) (code int, err error) {
+func run(born intervals.Instant, listen, dir string, unfenced bool) (code int, err error) {
 	// Before anything else, so that an early SIGTERM is not the default one.
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
@@ -77,7 +78,7 @@ func run(born intervals.Instant, listen, dir string) (code int, err error) {
 	ended := make(chan outcome, 2)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	go func() { ended <- serve(ctx, listen, dir, term) }()
+	go func() { ended <- serve(ctx, listen, dir, term, unfenced) }()
 	tick := time.NewTicker(beatEvery)
 	defer tick.Stop()
 	for {
@@ -104,7 +105,7 @@ type outcome struct {
 	err  error
 }
 
-func serve(ctx context.Context, listen, dir string, term uint64) outcome {
+func serve(ctx context.Context, listen, dir string, term uint64, unfenced bool) outcome {
 	r, err := openPatiently(ctx, dir, term)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -112,6 +113,7 @@ func serve(ctx context.Context, listen, dir string, term uint64) outcome {
 		}
 		return outcome{code: exitStore, why: "superseded", err: err}
 	}
+	r.unfenced = unfenced
 	var lc net.ListenConfig
 	ln, err := lc.Listen(ctx, "tcp", listen)
 	if err != nil {

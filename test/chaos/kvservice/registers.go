@@ -52,8 +52,9 @@ type owner struct {
 // services do. Both are for Understudy to exclude, and show at once if it does
 // not, which is the point of this service.
 type registers struct {
-	dir  string
-	term uint64
+	dir      string
+	term     uint64
+	unfenced bool // never compare the owner: what the judges of a run are tried on
 
 	mu   sync.Mutex
 	keys map[string]*register
@@ -209,6 +210,9 @@ func (r *registers) settle(key string, k *register) error {
 
 // own fails unless the registers are still of this service's term.
 func (r *registers) own() error {
+	if r.unfenced {
+		return nil
+	}
 	var o owner
 	if err := r.read(ownerName, &o); err != nil {
 		return err
