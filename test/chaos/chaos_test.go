@@ -148,21 +148,32 @@ type run struct {
 	changes func() ([]Change, error)
 }
 
+// registersDir is where the registers are in the shared directory.
+const registersDir = "registers"
+
+// newPlane makes nodes that keep a kvservice alive, each at a port of its own,
+// and starts none.
+func newPlane(tb testing.TB) (p *harness.Plane, urls []string) {
+	tb.Helper()
+	p = harness.NewPlane(tb, harness.Options{Nodes: nodes, FaultFS: true, Settings: map[string]any{"service.restart": "always"}})
+	if err := os.Mkdir(filepath.Join(p.Store, registersDir), 0o755); err != nil {
+		tb.Fatal(err)
+	}
+	for _, n := range p.Nodes {
+		address := fmt.Sprintf("127.0.0.1:%d", p.FreePort())
+		urls = append(urls, "http://"+address)
+		n.Set("service.command", []string{kvservice, "-listen", address, "-dir", filepath.Join(n.Store, registersDir)})
+		n.Set("service.ready.http", "http://"+address+"/ready")
+	}
+	return p, urls
+}
+
 func newRun(t *testing.T, timing election.Timing, sum *Summary) *run {
 	t.Helper()
 	r := &run{t: t, timing: timing, sum: sum}
-	// The machine's file system first: a fault is then only where we put it.
-	r.plane = harness.NewPlane(t, harness.Options{Nodes: nodes, FaultFS: true, Settings: map[string]any{"service.restart": "always"}})
+	r.plane, r.urls = newPlane(t)
 	r.plane.KeepOnFailure = true
-	const name = "registers"
-	r.data = filepath.Join(r.plane.Store, name)
-	must(t, os.Mkdir(r.data, 0o755))
-	for _, n := range r.plane.Nodes {
-		address := fmt.Sprintf("127.0.0.1:%d", r.plane.FreePort())
-		r.urls = append(r.urls, "http://"+address)
-		n.Set("service.command", []string{kvservice, "-listen", address, "-dir", filepath.Join(n.Store, name)})
-		n.Set("service.ready.http", "http://"+address+"/ready")
-	}
+	r.data = filepath.Join(r.plane.Store, registersDir)
 	ctx, cancel := context.WithCancel(context.Background()) // it is to end before the plane does
 	var wg sync.WaitGroup
 	r.stop = sync.OnceFunc(func() { cancel(); wg.Wait() })

@@ -113,7 +113,8 @@ func (p *Plan) Next() Step {
 		Suspended: between(0, 240*time.Hour),
 		Pause:     between(0, 1200*time.Millisecond),
 	}
-	short, long, freeze := between(300*time.Millisecond, 3*time.Second), between(time.Second, 8*time.Second), between(time.Second, 12*time.Second)
+	short, long := between(300*time.Millisecond, 3*time.Second), between(time.Second, 8*time.Second)
+	freeze, gone := between(time.Second, 12*time.Second), between(6500*time.Millisecond, 9*time.Second)
 	standby := 0
 	if p.rand.IntN(5) == 0 {
 		standby = 1 + p.rand.IntN(2)
@@ -124,7 +125,9 @@ func (p *Plan) Next() Step {
 	case KillBoth, StoreSlow, StoreFails, StoreHangs, StoreLoses, StoreReads, StoreWrites:
 		s.Hold, s.Standby = long, standby
 	case KillTree:
-		s.Hold = long // always the master: the one way to be sure of a take-over by time alone
+		// Always the master, and away until its lease has run out: the one way
+		// to be sure of a take-over by time alone. ClockStep comes back early.
+		s.Hold = gone
 	case Freeze:
 		s.Hold, s.Standby = freeze, standby
 	case AllHang:

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -234,5 +235,83 @@ func TestSupersededSaysSo(t *testing.T) {
 	must(t, err)
 	if got := Ends(rec); len(got) != 1 || !strings.Contains(got[0], "superseded") {
 		t.Errorf("judged %q", got)
+	}
+}
+
+// complaints keeps what would fail a test.
+type complaints struct {
+	testing.TB
+	all []string
+}
+
+func (c *complaints) Error(args ...any) { c.all = append(c.all, fmt.Sprint(args...)) }
+func (c *complaints) Errorf(format string, args ...any) {
+	c.all = append(c.all, fmt.Sprintf(format, args...))
+}
+
+// TestWholeNodeFrozenIsCaught does to a real plane what no software on the node
+// can survive: everything of the master is frozen, its guard included, and of
+// what is thawed after its successor has begun the service comes first. The
+// judges of a run see that. And they see what a fencing token is for: the old
+// service's answers are stale, but its write is refused.
+func TestWholeNodeFrozenIsCaught(t *testing.T) {
+	needs(t)
+	seen := &complaints{TB: t}
+	t.Cleanup(func() {
+		if len(seen.all) != 1 || !strings.Contains(seen.all[0], "two services alive at once") {
+			t.Errorf("the harness says %q, want that two services were alive at once", seen.all)
+		}
+	})
+	p, urls := newPlane(seen)
+	old := p.StartAndWait(settle)
+	c := &Client{URLs: urls}
+	c.connect()
+	var ops []history.Op
+	do := func(n *harness.Node, write bool, value string) history.Op {
+		t.Helper()
+		c.at = slices.Index(p.Nodes, n)
+		o := history.Op{Key: "a", Write: write, Value: value}
+		c.Do(t.Context(), &o)
+		ops = append(ops, o)
+		return o
+	}
+	if o := do(old, true, "old"); o.Outcome != history.OK {
+		t.Fatal(o)
+	}
+	frozen := old.Processes()
+	at := intervals.Now()
+	for _, q := range frozen {
+		must(t, unix.Kill(q.Pid, unix.SIGSTOP))
+	}
+	tree := p.WaitStart(at, settle)
+	next := p.NodeOf(tree)
+	if !harness.Poll(settle, func() bool { return do(next, true, "new").Outcome == history.OK }) {
+		t.Fatal("the next service does not write")
+	}
+	thaw := func(service bool) {
+		for _, q := range frozen {
+			if (q.Role == harness.Service) == service {
+				must(t, unix.Kill(q.Pid, unix.SIGCONT))
+			}
+		}
+	}
+	thaw(true)
+	stale := do(old, false, "")
+	late := do(old, true, "late")
+	thaw(false)
+	if stale.Outcome != history.OK || stale.Value != "old" {
+		t.Errorf("the thawed service answers %v, want what it remembers", stale)
+	}
+	if late.Outcome == history.OK {
+		t.Errorf("the thawed service acknowledges a write: %v", late)
+	}
+	if got := strings.Join(history.Judge(ops, time.Minute), "\n"); !strings.Contains(got, "not linearizable") || !strings.Contains(got, "the term fell") {
+		t.Errorf("the clients' history is judged %q", got)
+	}
+	if !harness.Poll(settle, func() bool { return old.Count(harness.Service) == 0 }) {
+		t.Error("the old service lives on")
+	}
+	if o := do(next, false, ""); o.Value != "new" {
+		t.Errorf("in the end the register holds %v", o)
 	}
 }
