@@ -87,7 +87,7 @@ fuzz: need-go ## every fuzz target, one after the other, for T=10m each (default
 	for f in $$(grep -rlE '^func Fuzz' --include='*_test.go' . | sort); do \
 		for n in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' $$f); do \
 			echo "$$n in $$(dirname $$f)"; \
-			$(GO) test -timeout=0 -run='^$$' -fuzz="^$$n$$" -fuzztime=$(or $(T),1m) $$(dirname $$f) || failed=1; \
+			$(GO) test -timeout=0 -run='^$$' -fuzz="^$$n$$" -fuzztime=$(or $(T),1m) -fuzzminimizetime=200x $$(dirname $$f) || failed=1; \
 		done; \
 	done; exit $$failed
 

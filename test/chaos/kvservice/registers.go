@@ -54,7 +54,7 @@ type owner struct {
 type registers struct {
 	dir      string
 	term     uint64
-	unfenced bool // never compare the owner: what the judges of a run are tried on
+	unfenced bool // neither compare the owner nor read back: what the judges of a run are tried on
 
 	mu   sync.Mutex
 	keys map[string]*register
@@ -171,6 +171,10 @@ func (r *registers) set(key, value string) (entry, error) {
 	renamed := os.Rename(tmp, filepath.Join(r.dir, keyPrefix+key))
 	if err := errors.Join(r.syncDir(), r.own()); err != nil {
 		return entry{}, fmt.Errorf("%w: %w", errUnknown, errors.Join(renamed, err))
+	}
+	if r.unfenced && renamed == nil {
+		k.now, k.undecided = next, false
+		return next, nil
 	}
 	// A rename that failed may have happened: only the file tells.
 	var there entry
