@@ -39,8 +39,9 @@ type Process struct {
 	start uint64 // clock ticks since boot
 }
 
-// markVariable is in the environment of everything a node runs.
-const markVariable = "UNDERSTUDY_E2E_NODE"
+// markVariable is in the environment of everything a node runs, its service
+// included: variables named UNDERSTUDY_* would be kept from that.
+const markVariable = "E2E_NODE_MARK"
 
 // marked lists the living processes whose environment holds the mark.
 func marked(mark string) []Process {
