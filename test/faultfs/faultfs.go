@@ -78,7 +78,10 @@ type Rule struct {
 
 	Errno syscall.Errno // what the operation fails with; 0: it does not
 	After bool          // apply the operation first: it happens, then Delay, Hang and Errno
-	Delay time.Duration // an interrupt does not shorten it
+	// Pretend answers that the operation was done, and never does it. It is
+	// for operations that return nothing but success: rename, unlink, fsync.
+	Pretend bool
+	Delay   time.Duration // an interrupt does not shorten it
 	// Hang holds the operation until the rule is removed. A signal to the
 	// process interrupts it with EINTR, so that SIGKILL works, as on a hard
 	// NFS mount.
@@ -322,7 +325,7 @@ func (f *FS) do(ctx context.Context, op Op, apply func() syscall.Errno, paths ..
 	if e := x.hold(ctx); e != 0 {
 		return e
 	}
-	if x.rule.Errno != 0 || x.rule.After {
+	if x.rule.Errno != 0 || x.rule.After || x.rule.Pretend {
 		return x.rule.Errno
 	}
 	return apply()
