@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -290,8 +291,12 @@ func TestWholeNodeFrozenIsCaught(t *testing.T) {
 	}
 	thaw := func(service bool) {
 		for _, q := range frozen {
-			if (q.Role == harness.Service) == service {
-				must(t, unix.Kill(q.Pid, unix.SIGCONT))
+			if (q.Role == harness.Service) != service {
+				continue
+			}
+			// The guard, once awake, may be faster than we are.
+			if err := unix.Kill(q.Pid, unix.SIGCONT); err != nil && !errors.Is(err, unix.ESRCH) {
+				t.Error(err)
 			}
 		}
 	}
