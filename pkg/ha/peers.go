@@ -53,6 +53,7 @@ type peers struct {
 	n     *Node
 	lane  *lane
 	table atomic.Pointer[map[lease.NodeID]NodeStatus]
+	ruled atomic.Pointer[lease.NodeID] // the last node that was seen to hold the term
 
 	// Owned by the loop.
 	at      lease.Instant
@@ -106,7 +107,14 @@ func (p *peers) shown(s *Status, now lease.Instant) {
 	if orphan {
 		every = 3 * p.n.opts.Timing.Heartbeat
 	}
-	if p.began && leading == p.leading && now.Longest(p.at) < every {
+	// A new holder is a candidate no more, and whoever waits for it to claim
+	// first must learn that before it leaves again.
+	moved := s.Holder != "" && (p.ruled.Load() == nil || *p.ruled.Load() != s.Holder)
+	if moved {
+		holder := s.Holder
+		p.ruled.Store(&holder)
+	}
+	if p.began && leading == p.leading && !moved && now.Longest(p.at) < every {
 		return
 	}
 	p.began, p.leading, p.at = true, leading, now
@@ -298,7 +306,11 @@ func (p *peers) announce() {
 	p.table.Store(&t)
 	now := p.n.Now()
 	var cs []election.Candidate
+	ruled := p.ruled.Load()
 	for _, ns := range t {
+		if ruled != nil && ns.Node == *ruled {
+			continue // its record may still be that of the standby it was
+		}
 		if candidate(ns, now) {
 			cs = append(cs, election.Candidate{Node: ns.Node, Priority: ns.Priority, Version: ns.Version, State: ns.State})
 		}
