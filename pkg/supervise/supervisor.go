@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/understudy-ha/understudy/pkg/clock"
 	"github.com/understudy-ha/understudy/pkg/guard"
 	"github.com/understudy-ha/understudy/pkg/ha"
 	"github.com/understudy-ha/understudy/pkg/lease"
@@ -18,7 +19,8 @@ import (
 const (
 	guardAnswers = 10 * time.Second       // a guard that takes longer to start is given up
 	proofEvery   = 10 * time.Millisecond  // looks for the tree of a lost guard
-	stuckAfter   = 5 * time.Second        // without proof: said to be stuck
+	stuckAfter   = 5 * time.Second        // without proof, and with the lease ahead: said to be stuck
+	killTakes    = 250 * time.Millisecond // what the kernel is given to end the tree of a lost guard
 	respawnPause = 500 * time.Millisecond // after a guard that would not start
 	closeWithin  = 15 * time.Second
 )
@@ -59,6 +61,7 @@ type Supervisor struct {
 	term      term
 	dead      lease.Term // this term and those below are over: nothing of them lives or ever will
 	pending   *ha.Deadline
+	deadline  ha.Deadline // the latest that was asked for
 	runs      uint64
 	timer     *time.Timer
 	onTimer   func()
@@ -286,6 +289,9 @@ func (s *Supervisor) shutDown() {
 }
 
 func (s *Supervisor) arm(d ha.Deadline) {
+	if d.Term > s.dead {
+		s.deadline = d
+	}
 	switch {
 	case d.Term <= s.dead:
 	case s.guard == nil:
@@ -566,7 +572,7 @@ func (s *Supervisor) prove() {
 		gone, why = tree.Gone()
 	}
 	if !gone {
-		if !p.stuck && time.Since(p.since) > stuckAfter {
+		if !p.stuck && s.overdue(p) {
 			p.stuck = true
 			s.show(phaseStuck, s.Info().Pid, why)
 			s.say(ha.ServiceEvent{Kind: ha.ServiceStuck, Term: p.term, Why: why})
@@ -579,6 +585,17 @@ func (s *Supervisor) prove() {
 		s.over(p.term)
 	}
 	s.spawn(0)
+}
+
+// overdue reports whether what a lost guard left has lived for too long: past
+// the end of the right to serve, as its guard would have said (R11), or, with
+// the lease ahead, for longer than the kernel can need.
+func (s *Supervisor) overdue(p *proving) bool {
+	since, d := time.Since(p.since), s.deadline
+	if d.Term == p.term && since > killTakes && clock.Now().Longest(d.T0) >= d.End {
+		return true
+	}
+	return since > stuckAfter
 }
 
 func (s *Supervisor) spawn(wait time.Duration) {
