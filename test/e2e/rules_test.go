@@ -155,7 +155,11 @@ func TestOrderOfClaims(t *testing.T) {
 		if got.Term != uint64(before.Term)+1 {
 			t.Errorf("hand-over %d: term %d follows %d, want the next one", i+1, got.Term, before.Term)
 		}
-		harness.Figures(t, "first-ranked: old service's end to the next start", []time.Duration{got.Start.Sub(p.Tree(old.ID).Last)})
+		gap := got.Start.Sub(p.Tree(old.ID).Last)
+		harness.Figures(t, "first-ranked: old service's end to the next start", []time.Duration{gap})
+		if gap >= slowBeat {
+			t.Errorf("hand-over %d: the first-ranked waited %v, as if there were a better one", i+1, gap)
+		}
 		if v := p.Register(); v.Seq <= before.Seq {
 			t.Errorf("sequence number %d follows %d", v.Seq, before.Seq)
 		}
