@@ -62,7 +62,7 @@ func NewPlane(tb testing.TB, o Options) *Plane {
 	settings := Preset("fast")
 	maps.Copy(settings, o.Settings)
 	o.Settings = settings
-	dir, err := os.MkdirTemp("", "understudy-e2e-") //nolint:usetesting // TempDir would be closed to the nodes' user
+	dir, err := os.MkdirTemp(workDir(), "understudy-e2e-") //nolint:usetesting // TempDir would be closed to the nodes' user
 	if err != nil {
 		tb.Fatal(err)
 	}
