@@ -116,7 +116,7 @@ suite-format: $(BIN)/suite $(GOLANGCI_LINT)
 	@$(CHECK) format -- sh -c 'files=$$(gofmt -l .); [ -z "$$files" ] || { echo "gofmt would change: $$files"; exit 1; }; $(GOLANGCI_LINT) fmt --diff ./...'
 
 suite-lint: $(BIN)/suite $(GOLANGCI_LINT)
-	@$(CHECK) lint -- $(GOLANGCI_LINT) run ./...
+	@$(CHECK) lint -- sh -c '$(GO) build ./... && $(GOLANGCI_LINT) run ./...'
 
 suite-unit: $(BIN)/suite $(GOTESTSUM)
 	@$(call GOTEST,unit) -timeout=15m $(RACE) -shuffle=on $(UNIT_PKGS)
