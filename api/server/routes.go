@@ -13,7 +13,7 @@ const (
 	open role = iota
 	// viewer: any known user; sees and changes nothing.
 	viewer
-	// operator: may change the plane. Every known user is one for now.
+	// operator: may change the plane. Every known user is one.
 	operator
 )
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +12,7 @@ import (
 	"github.com/understudy-ha/understudy/persistence"
 	"github.com/understudy-ha/understudy/pkg/config"
 	"github.com/understudy-ha/understudy/pkg/election"
+	"github.com/understudy-ha/understudy/pkg/ha"
 	"github.com/understudy-ha/understudy/pkg/lease"
 )
 
@@ -106,9 +106,9 @@ func initPlane(ctx context.Context, stderr io.Writer, loc config.Location, lengt
 		return "", err
 	}
 	value := lease.Value{
-		Plane:   newPlaneID(),
+		Plane:   ha.NewPlaneID(),
 		Lease:   length,
-		WriteID: lease.WriteID(random128()),
+		WriteID: ha.NewWriteID(),
 	}
 	err = bounded(func(ctx context.Context) error { return store.Init(ctx, value.Encode()) })
 	if err != nil {
@@ -168,13 +168,4 @@ func settleInit(ctx context.Context, store persistence.Store, loc config.Locatio
 		return exitf(exitPrecondition, "%s: plane %s was made there at the same moment by somebody else; start nodes on it", loc, v.Plane)
 	}
 	return fmt.Errorf("make the register in %s: %w", loc, initErr)
-}
-
-func newPlaneID() lease.PlaneID { return lease.PlaneID(random128()[:lease.PlaneIDLen]) }
-
-// random128 is 128 random bits in the 26 letters of lease.Encode128.
-func random128() string {
-	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails, see crypto/rand
-	return lease.Encode128(b)
 }

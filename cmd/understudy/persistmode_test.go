@@ -12,6 +12,7 @@ import (
 	"github.com/understudy-ha/understudy/persistence/memory"
 	"github.com/understudy-ha/understudy/pkg/config"
 	"github.com/understudy-ha/understudy/pkg/election"
+	"github.com/understudy-ha/understudy/pkg/ha"
 	"github.com/understudy-ha/understudy/pkg/lease"
 )
 
@@ -38,9 +39,9 @@ func putRecord(tb testing.TB, s persistence.Store, id lease.NodeID, beat uint64,
 }
 
 func testValue(seq lease.Seq, holder lease.NodeID) lease.Value {
-	v := lease.Value{Plane: "plane234", Seq: seq, Lease: 5 * time.Second, WriteID: lease.WriteID(random128())}
+	v := lease.Value{Plane: "plane234", Seq: seq, Lease: 5 * time.Second, WriteID: ha.NewWriteID()}
 	if holder != "" {
-		v.Held, v.Holder, v.Incarnation = true, holder, lease.Incarnation(random128())
+		v.Held, v.Holder, v.Incarnation = true, holder, ha.NewIncarnation()
 	}
 	return v
 }
@@ -91,7 +92,7 @@ func TestCleanRefusesLiveNodes(t *testing.T) {
 				tb.Error(err)
 				return
 			}
-			v.Seq, v.WriteID = v.Seq+1, lease.WriteID(random128())
+			v.Seq, v.WriteID = v.Seq+1, ha.NewWriteID()
 			if _, err := s.CAS(context.Background(), snap.Version, v.Encode()); err != nil {
 				tb.Error(err)
 			}
