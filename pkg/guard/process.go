@@ -223,7 +223,9 @@ func (g *guardian) pressRun(now lease.Instant) {
 			g.log.printf("term %d: KILL", r.Term)
 			r.killNow(now)
 		}
-		if !g.stop.stuck && now.Longest(g.armed.T0) >= g.armed.End {
+		// A guard that woke long after End has only just sent KILL.
+		tried := r.killing && now.Longest(r.killFrom) >= tick
+		if !g.stop.stuck && tried && now.Longest(g.armed.T0) >= g.armed.End {
 			g.stop.stuck = true
 			why := fmt.Sprintf("the service survives SIGKILL (pid %d, uninterruptible?)", r.shim)
 			g.log.printf("term %d: stuck: %s", r.Term, why)
