@@ -26,7 +26,11 @@ func TestTranscripts(t *testing.T) {
 			var s *stage
 			datadriven.RunTest(t, file, func(t *testing.T, d *datadriven.TestData) string {
 				t.Helper()
-				if d.Cmd != "play" {
+				switch d.Cmd {
+				case "order":
+					return inOrder(t, d)
+				case "play":
+				default:
 					d.Fatalf(t, "unknown command %s", d.Cmd)
 				}
 				for line := range strings.Lines(d.Input) {
@@ -48,6 +52,28 @@ func TestTranscripts(t *testing.T) {
 			})
 		})
 	}
+}
+
+// inOrder sorts candidates: NODE PRIORITY VERSION STATE, one on a line.
+func inOrder(t *testing.T, d *datadriven.TestData) string {
+	t.Helper()
+	var cs []Candidate
+	lines := map[lease.NodeID]string{}
+	for line := range strings.Lines(d.Input) {
+		line = strings.TrimSpace(line)
+		var c Candidate
+		if _, err := fmt.Sscan(line, &c.Node, &c.Priority, &c.Version, &c.State); err != nil {
+			d.Fatalf(t, "%s: %v", line, err)
+		}
+		cs = append(cs, c)
+		lines[c.Node] = line
+	}
+	Order(cs)
+	var out strings.Builder
+	for i, c := range cs {
+		fmt.Fprintf(&out, "%d. %s\n", i+1, lines[c.Node])
+	}
+	return out.String()
 }
 
 // stage is the little world of one node.
