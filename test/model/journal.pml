@@ -28,8 +28,7 @@ typedef Segment {
 	byte pred;
 	byte seq;
 	bit snapshot;    /* refers to a snapshot of everything before it */
-	bit clean;       /* the plane was started CLEAN: what came before is dropped on purpose */
-	bit acked        /* somebody was told that it is safe */
+	bit clean        /* the plane was started CLEAN: what came before is dropped on purpose */
 }
 Segment seg[MAX];
 byte made;           /* segments made so far */
@@ -39,9 +38,10 @@ typedef Attempt {
 	bit open;        /* its node remembers it */
 	bit fly;         /* it may still arrive; then it consumes the present version */
 	bit done;        /* it was applied, and its node does not know yet */
-	bit late;        /* the lease that counts from it has ended */
-	bit listed;      /* it was sent after the collector's list */
+	bit late;        /* of a claim: the lease that counts from it has ended */
+#ifdef SECOND
 	bit second;      /* it was sent while a commit was undecided */
+#endif
 	byte head
 }
 typedef Node {
@@ -71,8 +71,8 @@ byte j, k, x; /* used within a step, 0 between steps */
 #define REACHED assert(!(!nd[i].a[s].open && nd[i].a[s].kind == renewal && nd[i].a[s].head != head))
 #elif defined(REACH_SECOND)   /* an undecided commit lands after a second attempt was sent */
 #define REACHED assert(!(nd[i].a[1-s].open && nd[i].a[1-s].fly && nd[i].a[s].open && nd[i].a[s].head != head && s == 0 && !nd[i].pend))
-#elif defined(REACH_ALL)      /* all segments are acknowledged */
-#define REACHED assert(!(seg[SEGMENTS].acked && seg[SEGMENTS-1].acked && seg[SEGMENTS-2].acked && seg[1].acked))
+#elif defined(REACH_ALL)      /* the last segment is committed, on top of the two before */
+#define REACHED assert(nd[i].a[s].head != SEGMENTS || seg[SEGMENTS].pred != SEGMENTS-1 || seg[SEGMENTS-1].pred != SEGMENTS-2)
 #elif defined(REACH_ORPHAN)   /* a segment is stored whose commit lost */
 #define REACHED assert(!(nd[i].a[s].kind == claim && nd[1-i].tip != nd[1-i].head))
 #elif defined(REACH_DELETE)   /* something was deleted, and appended after */
@@ -83,44 +83,69 @@ byte j, k, x; /* used within a step, 0 between steps */
 #define REACHED skip
 #endif
 
-/* The chain from the head to the last snapshot is whole, and what was
- * acknowledged is in it. */
+/* must says in words what is violated, before it is. */
+#define must(cond, words) if :: !(cond) -> printf(words); assert(false) :: else fi
+
+/* The chain from the head to the last snapshot is whole. */
 inline check() {
 	x = head;
-	j = 0;
 	do
 	:: x == ROOT -> break
 	:: else ->
-		assert(j || seg[x].at == stored);
-		j = j || seg[x].snapshot;
+		must(seg[x].at == stored, "VIOLATED: a segment of the chain is not there\n");
 		if
-		:: seg[x].clean -> break
-		:: else
-		fi;
-		x = seg[x].pred
-	od;
-	for (k : 1 .. SEGMENTS) {
-		if
-		:: seg[k].acked ->
-			x = head;
-			do
-			:: x == k || seg[x].clean -> break
-			:: x == ROOT && x != k -> assert(false) /* an acknowledged change is lost */; break
-			:: else -> x = seg[x].pred
-			od
-		:: else
+		:: seg[x].snapshot -> break
+		:: else -> x = seg[x].pred
 		fi
-	}
-	j = 0; k = 0; x = 0
+	od;
+	x = 0
 }
-/* The nodes are alike: of two states that differ only in their names, one is enough. */
-#ifdef SYMMETRY
+/* A segment is in the chain from a head. */
+inline inChain(which, from, words) {
+	x = from;
+	do
+	:: x == which -> break
+	:: x != which && x == ROOT -> must(false, words); break
+	:: else -> x = seg[x].pred
+	od;
+	x = 0
+}
+/*
+ * REDUCE leaves out what can have no effect any more: the fields of segments
+ * that nothing refers to, and what a deposed node still does with attempts that
+ * can only lose. It also sorts the nodes and the slots of a node, which are
+ * alike: of all states that differ only in their names, one is enough.
+ */
+#ifdef REDUCE
 c_code {
+	static void mark(char *live, int s)
+	{
+		for (; s; s = now.seg[s].pred) {
+			live[s] = 1;
+			if (now.seg[s].clean)
+				return;
+		}
+	}
 	static void canon(void)
 	{
-		int i;
+		char live[MAX] = {0};
+		int i, s;
 		struct Node x;
 		struct Attempt y;
+		static const struct Segment nothing;
+		mark(live, now.head);
+		for (i = 0; i < 2; i++) {
+			mark(live, now.nd[i].head); mark(live, now.nd[i].tip); mark(live, now.nd[i].wip);
+			mark(live, now.nd[i].a[0].head); mark(live, now.nd[i].a[1].head);
+			live[now.nd[i].below] = 1;
+			for (s = 1; s < MAX; s++)
+				live[s] |= (now.nd[i].list >> s) & 1;
+		}
+		for (s = 1; s <= now.made; s++)
+			if (!live[s]) {
+				now.seg[s] = nothing;
+				now.seg[s].at = now.seg[ROOT].at;
+			}
 		for (i = 0; i < 2; i++)
 			if (memcmp(&now.nd[i].a[0], &now.nd[i].a[1], sizeof y) > 0) {
 				y = now.nd[i].a[0]; now.nd[i].a[0] = now.nd[i].a[1]; now.nd[i].a[1] = y;
@@ -140,7 +165,10 @@ c_code {
 #define DONE SORTED
 
 inline forget(i, s) {
-	nd[i].a[s].open = 0; nd[i].a[s].done = 0; nd[i].a[s].late = 0; nd[i].a[s].listed = 0; nd[i].a[s].second = 0;
+	nd[i].a[s].open = 0; nd[i].a[s].done = 0; nd[i].a[s].late = 0;
+#ifdef SECOND
+	nd[i].a[s].second = 0;
+#endif
 	if
 	:: !nd[i].a[s].fly -> nd[i].a[s].kind = 0; nd[i].a[s].head = 0
 	:: else
@@ -183,8 +211,24 @@ inline newestSnapshot(i) { /* in the chain of nd[i].head */
 
 inline ack(i, s) {
 	printf("node %d: acknowledges segment %d\n", i, s);
-	assert(holder == i && nd[i].fresh); /* nobody who is deposed acknowledges anything */
-	seg[s].acked = 1
+	must(holder == i && nd[i].fresh, "VIOLATED: a deposed master acknowledges a change\n");
+	/* and as every head is a successor of the one before, it stays in the chain */
+	inChain(s, head, "VIOLATED: an acknowledged change is not in the chain\n")
+}
+
+/* What of the list is to be deleted: what is older than a snapshot in the chain. */
+inline prune(i) {
+	for (x : 1 .. SEGMENTS) {
+		if
+		:: has(nd[i].list, x) && seg[x].seq >= seg[nd[i].below].seq -> nd[i].list = nd[i].list & (255 - (1 << x))
+		:: else
+		fi
+	}
+	x = 0;
+	if
+	:: nd[i].list == 0 -> nd[i].collect = 0; nd[i].below = 0
+	:: else
+	fi
 }
 
 inline confirm(i, s) {
@@ -202,7 +246,7 @@ inline confirm(i, s) {
 		fi;
 #ifdef NO_R4
 		if
-		:: nd[i].a[s].kind == renewal && nd[i].a[s].head == nd[i].tip && nd[i].tip != nd[i].head && !seg[nd[i].tip].acked -> ack(i, nd[i].tip)
+		:: nd[i].a[s].kind == renewal && nd[i].a[s].head == nd[i].tip && nd[i].tip != nd[i].head -> ack(i, nd[i].tip)
 #else
 		if /* only with the lease still ahead; otherwise the answer is "unknown" */
 		:: !nd[i].over && nd[i].a[s].kind == renewal && nd[i].a[s].head == nd[i].tip && nd[i].tip != nd[i].head -> ack(i, nd[i].tip)
@@ -212,7 +256,7 @@ inline confirm(i, s) {
 		nd[i].head = nd[i].a[s].head;
 		newestSnapshot(i);
 		if
-		:: nd[i].a[s].listed && nd[i].collect == 1 -> nd[i].collect = 2; nd[i].below = nd[i].snap
+		:: nd[i].collect == 1 -> nd[i].collect = 2; nd[i].below = nd[i].snap; prune(i)
 		:: else
 		fi;
 		nd[i].pend = 0;
@@ -220,13 +264,16 @@ inline confirm(i, s) {
 	fi
 }
 
-inline send(i, s, what, h) {
-	nd[i].a[s].kind = what; nd[i].a[s].head = h; nd[i].a[s].fly = 1;
-	nd[i].a[s].done = 0; nd[i].a[s].late = 0; nd[i].a[s].listed = (nd[i].collect == 1 && what != claim);
+inline send(i, s, what) { /* with the head j */
+	nd[i].a[s].kind = what; nd[i].a[s].head = j; nd[i].a[s].fly = 1;
+	nd[i].a[s].done = 0; nd[i].a[s].late = 0;
+#ifdef SECOND
 	nd[i].a[s].second = isopen(i) && what != claim && nd[i].tip != nd[i].head; /* this one not yet counted */
+#endif
 	nd[i].a[s].open = 1;
 	nd[i].pend = 1;
-	printf("node %d: sends attempt %d: a %e with head %d\n", i, s, what, h)
+	printf("node %d: sends attempt %d: a %e with head %d\n", i, s, what, j);
+	j = 0
 }
 
 #define free(i,s)   (!nd[i].a[s].open && !nd[i].a[s].fly)
@@ -257,27 +304,21 @@ inline send(i, s, what, h) {
 #endif
 
 #define SLOT(s) \
-	:: d_step { maySend(i) && slot(i, s) && !nd[i].reign && (!held || (expired && holder != i)) -> \
-		send(i, s, claim, claimHead(i)); DONE } \
+	:: d_step { maySend(i) && !isopen(i) && slot(i, s) && !nd[i].reign && (!held || (expired && holder != i)) -> \
+		j = claimHead(i); send(i, s, claim); DONE } \
 	:: d_step { maySend(i) && slot(i, s) && serving(i) && (nd[i].tip != nd[i].head || nd[i].collect == 1 || isopen(i)) -> \
-		send(i, s, renewal, renewHead(i)); DONE } \
+		j = renewHead(i); send(i, s, renewal); DONE } \
 	:: d_step { maySend(i) && slot(i, s) && serving(i) && nd[i].wip != 0 && nd[i].tip == nd[i].head && putDone(i) -> \
-		nd[i].tip = nd[i].wip; nd[i].wip = 0; nd[i].clean = 0; send(i, s, renewal, nd[i].tip); DONE } \
+		nd[i].tip = nd[i].wip; nd[i].wip = 0; nd[i].clean = 0; j = nd[i].tip; send(i, s, renewal); DONE } \
 	:: d_step { maySend(i) && slot(i, s) && nd[i].reign && nd[i].over && settledTip(i) -> \
-		send(i, s, release, releaseHead(i)); DONE } \
+		j = releaseHead(i); send(i, s, release); DONE } \
 	:: d_step { nd[i].a[s].open && nd[i].a[s].done -> confirm(i, s); check(); DONE }
 
 #define DELETE(s) \
-	:: d_step { nd[i].collect == 2 && has(nd[i].list, s) -> \
+	:: d_step { nd[i].collect == 2 && has(nd[i].list, s) && !(nd[i].list & ((1 << s) - 1)) -> /* in order */ \
 		nd[i].list = nd[i].list & (255 - (1 << s)); \
-		if \
-		:: seg[s].seq < seg[nd[i].below].seq -> printf("node %d: deletes segment %d\n", i, s); seg[s].at = deleted \
-		:: else \
-		fi; \
-		if \
-		:: nd[i].list == 0 -> nd[i].collect = 0; nd[i].below = 0 \
-		:: else \
-		fi; check(); DONE }
+		printf("node %d: deletes segment %d\n", i, s); seg[s].at = deleted; prune(i); \
+		check(); DONE }
 
 inline newSegment(i, isSnapshot) {
 	made++;
@@ -286,15 +327,22 @@ inline newSegment(i, isSnapshot) {
 	seg[made].pred = nd[i].tip;
 	seg[made].clean = nd[i].clean;
 	seg[made].snapshot = isSnapshot || nd[i].clean;
+#ifdef RESTART
 	seg[made].seq = (nd[i].clean -> 1 : seg[nd[i].tip].seq + 1);
+#else
+	seg[made].seq = seg[nd[i].tip].seq + 1; /* goes on, after a CLEAN start too */
+#endif
 	printf("node %d: writes segment %d after %d, seq %d, snapshot: %d\n", i, made, nd[i].tip, seg[made].seq, seg[made].snapshot)
 }
 
-#define CLEANED (seg[1].clean + seg[2].clean + seg[3].clean + seg[4].clean)
+#define CLEANED (seg[1].clean + seg[2].clean + seg[SEGMENTS-1].clean + seg[SEGMENTS].clean)
 
 inline takeList(i) {
 	for (k : 1 .. SEGMENTS) {
 		if
+#if defined(RESTART) && !defined(NO_OWN)
+		:: k == nd[i].wip || (k == nd[i].tip && nd[i].tip != nd[i].head) /* what it has not committed yet is not listed */
+#endif
 		:: seg[k].at == stored -> nd[i].list = nd[i].list | (1 << k)
 		:: else
 		fi
@@ -317,53 +365,79 @@ proctype node(byte i)
 	:: d_step { serving(i) && nd[i].wip == 0 && nd[i].tip == nd[i].head && made < SEGMENTS -> newSegment(i, 0); DONE }
 	:: d_step { serving(i) && nd[i].wip == 0 && nd[i].tip == nd[i].head && made < SEGMENTS && !nd[i].clean -> newSegment(i, 1); DONE }
 #ifdef NO_FENCE
-	:: d_step { serving(i) && nd[i].wip != 0 && seg[nd[i].wip].at == stored && !seg[nd[i].wip].acked -> /* a stored segment counts */
-		printf("node %d: acknowledges segment %d\n", i, nd[i].wip); seg[nd[i].wip].acked = 1; check(); DONE }
+	:: d_step { serving(i) && nd[i].wip != 0 && seg[nd[i].wip].at == stored -> /* a stored segment counts */
+		ack(i, nd[i].wip); DONE }
 #endif
-	:: d_step { nd[i].reign && nd[i].wip != 0 -> /* a writer gives up, or the put has failed */
-		printf("node %d: gives up segment %d\n", i, nd[i].wip); dropWip(i); DONE }
 #ifdef NO_R5
-	:: d_step { nd[i].pend && serving(i) && nd[i].a[0].open && !nd[i].a[0].done && nd[i].a[0].kind == renewal && nd[i].tip != nd[i].head && !seg[nd[i].tip].acked ->
-		printf("node %d: takes its undecided commit for applied and acknowledges segment %d\n", i, nd[i].tip);
-		seg[nd[i].tip].acked = 1; check(); DONE }
+	:: d_step { nd[i].pend && serving(i) && nd[i].a[0].open && !nd[i].a[0].done && nd[i].a[0].kind == renewal && nd[i].tip != nd[i].head && nd[i].fresh ->
+		printf("node %d: takes its undecided commit for applied\n", i);
+		ack(i, nd[i].tip); DONE }
 #endif
 	/* collection: list, then a successful attempt, then delete below a snapshot in the chain */
 #ifdef NO_COLLECT_CAS
 	:: d_step { (nd[i].snap != ROOT || nd[i].collect == 3) && nd[i].collect != 2 ->
 		if
 		:: nd[i].collect == 0 -> nd[i].collect = 3; nd[i].below = nd[i].snap; printf("node %d: is about to list\n", i)
-		:: else -> takeList(i); nd[i].collect = 2
+		:: else -> takeList(i); nd[i].collect = 2; prune(i)
 		fi; DONE }
 #elif defined(NO_COLLECT_CHAIN)
 	:: d_step { serving(i) && nd[i].collect == 0 && nd[i].tip != nd[i].head && seg[nd[i].tip].snapshot ->
-		takeList(i); nd[i].collect = 2; nd[i].below = nd[i].tip; DONE }
+		takeList(i); nd[i].collect = 2; nd[i].below = nd[i].tip; prune(i); DONE }
 #else
-	:: d_step { serving(i) && nd[i].collect == 0 && nd[i].snap != ROOT -> takeList(i); nd[i].collect = 1; DONE }
+	:: d_step { serving(i) && nd[i].collect == 0 && nd[i].snap != ROOT && !isopen(i) -> takeList(i); nd[i].collect = 1; DONE }
 #endif
-	DELETE(1) DELETE(2) DELETE(3) DELETE(4)
+	DELETE(1) DELETE(2)
+#if SEGMENTS > 2
+	DELETE(3)
+#endif
+#if SEGMENTS > 3
+	DELETE(4)
+#endif
 #if SEGMENTS > 4
 	DELETE(5)
 #endif
 #if SEGMENTS > 5
 	DELETE(6)
 #endif
-	:: d_step { serving(i) -> printf("node %d: steps down\n", i); nd[i].over = 1; DONE }
+	:: d_step { serving(i) -> printf("node %d: steps down\n", i); nd[i].over = 1; dropWip(i); DONE }
 	/* time: every lease that counts from what this node has sent so far ends */
 	:: d_step { (nd[i].reign && !nd[i].over) || isopen(i) || (holder == i && held && !expired) ->
 		printf("-- the leases of node %d end\n", i);
 #ifdef NO_R4
 #else
 		nd[i].over = nd[i].reign;
+		dropWip(i);
 #endif
-		nd[i].a[0].late = nd[i].a[0].open; nd[i].a[1].late = nd[i].a[1].open;
+		nd[i].a[0].late = nd[i].a[0].open && nd[i].a[0].kind == claim; /* for others, over says it */
+		nd[i].a[1].late = nd[i].a[1].open && nd[i].a[1].kind == claim;
 		expired = expired || (holder == i && held); DONE }
 	:: d_step { nd[i].reign || isopen(i) || nd[i].collect ->
 		printf("node %d: crashes and starts again\n", i);
 		endReign(i); nd[i].collect = 0; nd[i].list = 0; nd[i].below = 0; DONE }
-	/* the plane is started CLEAN: this reign's first commit starts the state anew */
+#ifdef CLEAN
+	/* the plane was started CLEAN: a commit of this reign starts the state anew */
 	:: d_step { serving(i) && !nd[i].clean && nd[i].wip == 0 && nd[i].tip == nd[i].head && made < SEGMENTS && head != ROOT && CLEANED == 0 ->
 		printf("node %d: was started CLEAN\n", i); nd[i].clean = 1; newSegment(i, 1); DONE }
+#endif
 	od
+}
+
+/* Another's value has landed: what this node has not done yet is in vain. */
+inline deposed(n) {
+	if
+	:: !isdone(n) && nd[n].reign -> endReign(n)
+	:: !isdone(n) && !nd[n].reign && isopen(n) -> nd[n].pend = 0; nd[n].a[0].fly = 0; nd[n].a[1].fly = 0; forget(n, 0); forget(n, 1)
+	:: else ->
+		dropWip(n);
+		if
+		:: !nd[n].a[0].done -> nd[n].a[0].fly = 0; forget(n, 0)
+		:: else
+		fi;
+		if
+		:: !nd[n].a[1].done -> nd[n].a[1].fly = 0; forget(n, 1)
+		:: else
+		fi
+	fi
 }
 
 inline land(i, s) {
@@ -371,20 +445,30 @@ inline land(i, s) {
 	REACHED;
 	if /* within a reign no commit is dropped whose outcome is open */
 	:: nd[i].a[s].open && nd[i].a[s].kind != claim ->
-		assert(nd[i].a[s].kind == renewal || nd[i].a[s].head == nd[i].tip);
-		assert(!nd[i].a[s].second || nd[i].a[s].head == nd[i].tip)
+		must(nd[i].a[s].kind == renewal || nd[i].a[s].head == nd[i].tip, "VIOLATED: a release drops a commit that is waited for\n")
+#ifdef SECOND
+		must(!nd[i].a[s].second || nd[i].a[s].head == nd[i].tip, "VIOLATED: a later attempt drops a commit that was undecided\n")
+#endif
 	:: else
 	fi;
+	inChain(head, nd[i].a[s].head, "VIOLATED: the new head does not follow the old one\n");
 	head = nd[i].a[s].head;
 	held = nd[i].a[s].kind != release;
 	holder = i;
-	expired = held && (nd[i].a[s].late || !nd[i].a[s].open);
+	expired = 0;
 	nd[0].fresh = 0; nd[1].fresh = 0;
 	nd[i].a[s].fly = 0;
 	if
 	:: nd[i].a[s].open -> nd[i].a[s].done = 1; nd[i].fresh = 1
 	:: else -> forget(i, s)
 	fi;
+#ifdef REDUCE
+	deposed(1-i);
+	if
+	:: !nd[i].fresh -> deposed(i)
+	:: else
+	fi;
+#endif
 	for (k : 0 .. 1) {
 		nd[k].a[0].fly = 0; nd[k].a[1].fly = 0;
 		if
@@ -407,7 +491,13 @@ proctype store()
 {
 	do
 	ARRIVE(0, 0) ARRIVE(0, 1) ARRIVE(1, 0) ARRIVE(1, 1)
-	PUT(1) PUT(2) PUT(3) PUT(4)
+	PUT(1) PUT(2)
+#if SEGMENTS > 2
+	PUT(3)
+#endif
+#if SEGMENTS > 3
+	PUT(4)
+#endif
 #if SEGMENTS > 4
 	PUT(5)
 #endif

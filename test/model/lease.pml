@@ -97,8 +97,11 @@ byte k, j, n; /* used within a step, 0 between steps */
 #define REACHED skip
 #endif
 
+/* must says in words what is violated, before it is. */
+#define must(cond, words) if :: !(cond) -> printf(words); assert(false) :: else fi
+
 /* Safety: at most one serves at any instant. */
-#define CHECK assert(masters <= 1)
+#define CHECK must(masters <= 1, "VIOLATED: two nodes serve at once\n")
 
 inline forget(i, s) { /* the node does; the request may still be under way */
 	nd[i].a[s].open = 0;
@@ -382,9 +385,9 @@ inline apply(i, s) {
 	printf("store: attempt %d of node %d, a %e, makes version %d of term %d\n", s, i, nd[i].a[s].kind, cur, nd[i].a[s].term);
 	/* Terms are unique and increase: a claim opens a new one, nobody else writes in it. */
 	if
-	:: nd[i].a[s].kind == claim -> assert(nd[i].a[s].term > term)
-	:: else -> assert(nd[i].a[s].term == term);
-		for (k : 0 .. NODES-1) { assert(k == i || !nd[k].reign || nd[k].term != term) }
+	:: nd[i].a[s].kind == claim -> must(nd[i].a[s].term > term, "VIOLATED: a claim does not open a new term\n")
+	:: else -> must(nd[i].a[s].term == term, "VIOLATED: a write in a term that is not the present one\n");
+		for (k : 0 .. NODES-1) { must(k == i || !nd[k].reign || nd[k].term != term, "VIOLATED: two nodes in one term\n") }
 	fi;
 	term = nd[i].a[s].term;
 	termOf[cur] = term;

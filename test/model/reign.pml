@@ -85,7 +85,7 @@ byte faults;
 #ifdef NAMED
 byte since;                       /* ticks since the present version was written */
 #define SINCE(x) since = x
-#define NAMEDONLY assert(held || to == NOBODY || to == i || since >= TAKEOVER) /* a switchover goes to the node it names */
+#define NAMEDONLY must(held || to == NOBODY || to == i || since >= TAKEOVER, "VIOLATED: a release that names another node is claimed\n")
 #else
 #define SINCE(x) skip
 #define NAMEDONLY skip
@@ -109,7 +109,10 @@ bool calm;
 #endif
 #define trees (d[0].g[0].tree + d[0].g[1].tree + d[1].g[0].tree + d[1].g[1].tree)
 #define acts(i) (truth(i) || d[i].g[0].tree || d[i].g[1].tree)
-#define CHECK assert(trees <= 1 && !(acts(0) && acts(1)))
+/* must says in words what is violated, before it is. */
+#define must(cond, words) if :: !(cond) -> printf(words); assert(false) :: else fi
+#define CHECK must(trees <= 1, "VIOLATED: two services live at once\n"); \
+	must(!(acts(0) && acts(1)), "VIOLATED: two nodes act as master at once\n")
 
 #if defined(REACH_TERM3)     /* this node serves in term 3 */
 #define REACHED assert(!(truth(REACH_TERM3) && d[REACH_TERM3].term == 3))
@@ -153,7 +156,7 @@ c_code {
 #define SORTED skip
 #endif
 
-#define DONE hear(0); hear(1); CHECK; REACHED; SORTED
+#define DONE CHECK; REACHED; SORTED
 
 /* ------------------------------------------------------------- the store */
 
@@ -368,7 +371,7 @@ proctype daemon(byte i)
 		fi; DONE }
 	/* the reign */
 	:: d_step { d[i].up && !d[i].frozen && lapsed(i) ->
-		printf("node %d: its lease runs down\n", i); giveUp(i); DONE }
+		printf("node %d: its lease runs down\n", i); giveUp(i); hear(i); DONE }
 	:: d_step { steps(i) && d[i].reign && !d[i].over && free(i) && !calm -> send(i, renewal); DONE }
 #ifdef NO_G1
 	:: d_step { steps(i) && d[i].reign && !d[i].over && !d[i].leaving && !d[i].started -> startService(i); DONE }
@@ -419,10 +422,10 @@ proctype guard(byte i; byte x)
 	do
 	:: d_step { runs(i, x) && ended(i, x) ->
 		printf("guard of node %d: the deadline of term %d: begins the stop\n", i, d[i].g[x].term);
-		beginStop(i, x); DONE }
+		beginStop(i, x); hear(i); DONE }
 	:: d_step { runs(i, x) && kills(i, x) -> /* it ends when it is told to, or is killed */
 		printf("guard of node %d: the service of term %d is gone\n", i, d[i].g[x].term);
-		d[i].g[x].tree = 0; d[i].g[x].age = 0; sayEmpty(i, x); DONE }
+		d[i].g[x].tree = 0; d[i].g[x].age = 0; sayEmpty(i, x); hear(i); DONE }
 	:: d_step { runs(i, x) && !ended(i, x) && d[i].g[x].arm && !d[i].g[x].orphan ->
 		if
 		:: d[i].g[x].tree && d[i].g[x].term != d[i].g[x].armTerm
@@ -438,7 +441,7 @@ proctype guard(byte i; byte x)
 			:: else
 			fi
 		fi;
-		d[i].g[x].arm = 0; d[i].g[x].armLate = 0; d[i].g[x].armTerm = 0; DONE }
+		d[i].g[x].arm = 0; d[i].g[x].armLate = 0; d[i].g[x].armTerm = 0; hear(i); DONE }
 	:: d_step { runs(i, x) && !ended(i, x) && d[i].g[x].begin && !d[i].g[x].arm && !d[i].g[x].orphan ->
 		d[i].g[x].begin = 0;
 		if
@@ -455,14 +458,14 @@ proctype guard(byte i; byte x)
 			:: else
 			fi
 		:: else -> printf("guard of node %d: refuses to start the service\n", i)
-		fi; DONE }
+		fi; hear(i); DONE }
 	:: d_step { runs(i, x) && d[i].g[x].halt && !d[i].g[x].begin && !d[i].g[x].arm && !d[i].g[x].orphan ->
 		d[i].g[x].halt = 0;
 		if
 		:: !d[i].g[x].stop -> printf("guard of node %d: stops on request\n", i); beginStop(i, x)
 		:: d[i].g[x].stop && !d[i].g[x].tree -> sayEmpty(i, x)
 		:: else
-		fi; DONE }
+		fi; hear(i); DONE }
 	/* the daemon is dead, by its pidfd */
 #ifdef NO_G3
 	:: d_step { runs(i, x) && !d[i].g[x].orphan && (!parent(i, x) || d[i].frozen) ->
@@ -471,16 +474,16 @@ proctype guard(byte i; byte x)
 #endif
 		printf("guard of node %d: its daemon is dead\n", i);
 		d[i].g[x].orphan = 1; d[i].g[x].stop = 1;
-		d[i].g[x].arm = 0; d[i].g[x].armLate = 0; d[i].g[x].armTerm = 0; d[i].g[x].begin = 0; d[i].g[x].halt = 0; DONE }
+		d[i].g[x].arm = 0; d[i].g[x].armLate = 0; d[i].g[x].armTerm = 0; d[i].g[x].begin = 0; d[i].g[x].halt = 0; hear(i); DONE }
 	/* G3: the release child */
 	:: d_step { runs(i, x) && d[i].g[x].orphan && !d[i].g[x].tree && !d[i].g[x].child && d[i].g[x].armed &&
 			held && holder == i && hinc == x && term == d[i].g[x].term ->
 		printf("guard of node %d: its child sends the release of term %d\n", i, term);
-		d[i].g[x].child = 1; DONE }
+		d[i].g[x].child = 1; hear(i); DONE }
 	:: d_step { runs(i, x) && d[i].g[x].orphan && !d[i].g[x].tree &&
 			(!calm || !(held && holder == i && hinc == x && term == d[i].g[x].term)) -> /* or it gives up */
 		printf("guard of node %d: ends\n", i);
-		killGuard(i, x); DONE }
+		killGuard(i, x); hear(i); DONE }
 	od
 }
 
@@ -494,7 +497,7 @@ proctype guard(byte i; byte x)
 
 #define ARRIVE(i) \
 	:: d_step { d[i].fly && room -> \
-		assert(d[i].kind != claim || !d[i].open || d[i].term > term); \
+		must(d[i].kind != claim || !d[i].open || d[i].term > term, "VIOLATED: a claim does not open a new term\n"); \
 		if \
 		:: d[i].open -> land(i, d[i].kind, d[i].to); d[i].done = 1; d[i].fresh = 1 \
 		:: else -> land(i, d[i].kind, NOBODY) \
@@ -517,13 +520,20 @@ proctype store()
 }
 
 /* A node's daemon and guard are never both out of action while a service
- * lives: only a watchdog helps then (G4). */
-#ifdef LIMIT_BOTH
-#define guarded(i) true
-#define watched(i) true
+ * lives: only a watchdog helps then (G4). The limits show what happens otherwise. */
+#define thawed(i) (!d[i].g[0].frozen && !d[i].g[1].frozen)
+#if defined(LIMIT_BOTH)        /* both frozen */
+#define mayFreeze(i) true
+#define mayDie(i)    thawed(i)
+#define watched(i)   true
+#elif defined(LIMIT_ORPHAN)    /* the guard frozen, the daemon dead */
+#define mayFreeze(i) thawed(i)
+#define mayDie(i)    true
+#define watched(i)   (d[i].up && !d[i].frozen)
 #else
-#define guarded(i) (!d[i].g[0].frozen && !d[i].g[1].frozen)
-#define watched(i) (d[i].up && !d[i].frozen)
+#define mayFreeze(i) thawed(i)
+#define mayDie(i)    thawed(i)
+#define watched(i)   (d[i].up && !d[i].frozen)
 #endif
 /* A daemon that is down and one that does nothing yet are alike, so it is started again at once. */
 #define canRestart(i) (!d[i].g[FORMER].alive && !d[i].g[FORMER].tree)
@@ -562,9 +572,9 @@ inline restart(i) {
 #endif
 
 #define FATE(i) \
-	:: d_step { more && d[i].up && !d[i].frozen && d[i].reign && !d[i].gone && guarded(i) -> FAULT; d[i].frozen = 1; printf("node %d: the daemon freezes\n", i); DONE } \
-	:: d_step { d[i].frozen -> d[i].frozen = 0; printf("node %d: the daemon thaws\n", i); DONE } \
-	:: d_step { more && d[i].up && (d[i].reign || d[i].open) && guarded(i) -> FAULT; \
+	:: d_step { more && d[i].up && !d[i].frozen && d[i].reign && !d[i].gone && mayFreeze(i) -> FAULT; d[i].frozen = 1; printf("node %d: the daemon freezes\n", i); DONE } \
+	:: d_step { d[i].frozen -> d[i].frozen = 0; printf("node %d: the daemon thaws\n", i); hear(i); DONE } \
+	:: d_step { more && d[i].up && (d[i].reign || d[i].open) && mayDie(i) -> FAULT; \
 		printf("node %d: the daemon is killed\n", i); \
 		d[i].up = 0; d[i].frozen = 0; finish(i); d[i].seen = 0; d[i].watch = 0; \
 		G(i).ack = 0; G(i).ackAge = 0; G(i).ready = 0; G(i).gone = 0; restart(i); DONE } \
@@ -572,15 +582,10 @@ inline restart(i) {
 	FATE_OF_GUARD(i, 0) \
 	FATE_OF_GUARD(i, 1)
 #define FATE_OF_GUARD(i,x) \
-	:: d_step { more && d[i].g[x].alive && d[i].g[x].armed && !d[i].g[x].frozen && watched(i) && (parent(i, x) || LIMIT) -> FAULT; \
+	:: d_step { more && d[i].g[x].alive && d[i].g[x].armed && !d[i].g[x].frozen && watched(i) && parent(i, x) -> FAULT; \
 		d[i].g[x].frozen = 1; printf("guard of node %d: freezes\n", i); DONE } \
 	:: d_step { d[i].g[x].frozen -> d[i].g[x].frozen = 0; printf("guard of node %d: thaws\n", i); DONE } \
 	:: d_step { more && d[i].g[x].alive && d[i].g[x].armed -> FAULT; printf("guard of node %d: is killed\n", i); killGuard(i, x); DONE }
-#ifdef LIMIT_BOTH
-#define LIMIT true
-#else
-#define LIMIT false
-#endif
 
 proctype fate()
 {
