@@ -100,15 +100,15 @@ inline check() {
 	od;
 	x = 0
 }
-/* A segment is in the chain from a head. */
-inline inChain(which, from, words) {
+/* x becomes 1 if the segment is in the chain from a head, otherwise 0. */
+inline inChain(which, from) {
 	x = from;
 	do
 	:: x == which -> break
-	:: x != which && x == ROOT -> must(false, words); break
+	:: x != which && x == ROOT -> x = MAX; break
 	:: else -> x = seg[x].pred
 	od;
-	x = 0
+	x = (x < MAX)
 }
 /*
  * REDUCE leaves out what can have no effect any more: the fields of segments
@@ -213,7 +213,9 @@ inline ack(i, s) {
 	printf("node %d: acknowledges segment %d\n", i, s);
 	must(holder == i && nd[i].fresh, "VIOLATED: a deposed master acknowledges a change\n");
 	/* and as every head is a successor of the one before, it stays in the chain */
-	inChain(s, head, "VIOLATED: an acknowledged change is not in the chain\n")
+	inChain(s, head);
+	must(x, "VIOLATED: an acknowledged change is not in the chain\n");
+	x = 0
 }
 
 /* What of the list is to be deleted: what is older than a snapshot in the chain. */
@@ -451,7 +453,9 @@ inline land(i, s) {
 #endif
 	:: else
 	fi;
-	inChain(head, nd[i].a[s].head, "VIOLATED: the new head does not follow the old one\n");
+	inChain(head, nd[i].a[s].head);
+	must(x, "VIOLATED: the new head does not follow the old one\n");
+	x = 0;
 	head = nd[i].a[s].head;
 	held = nd[i].a[s].kind != release;
 	holder = i;
