@@ -20,7 +20,7 @@ GOLANGCI_LINT := $(BIN)/golangci-lint-$(GOLANGCI_LINT_VERSION)
 GOTESTSUM     := $(BIN)/gotestsum-$(GOTESTSUM_VERSION)
 
 # What `make test` runs, in this order.
-SUITES ?= format lint unit sim e2e chaos
+SUITES ?= format lint unit sim e2e chaos model
 
 # Packages of the slow suites; unit is everything else.
 SIM_PKGS  := ./pkg/election/...
@@ -42,7 +42,7 @@ CHECK  := $(BIN)/suite -dir $(RESULTS) check
 GOTEST  = $(BIN)/suite -dir $(RESULTS) gotest $(1) -- $(GOTESTSUM) --format=pkgname-and-test-fails --format-hide-empty-pkg --jsonfile=$(RESULTS)/$(1).json -- -count=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build install test race lint fmt cover check clean sim repro e2e chaos fuzz need-go
+.PHONY: help demo build install test race lint fmt cover check clean sim repro e2e chaos fuzz model need-go
 
 help: ## this list
 	@echo 'Understudy keeps one service alive on several machines that share only storage.'
@@ -91,6 +91,9 @@ fuzz: need-go ## every fuzz target, one after the other, for T=10m each (default
 		done; \
 	done; exit $$failed
 
+model: ## the protocol as models, searched exhaustively by spin; UPDATE=1 keeps new counter-examples
+	@UPDATE=$(UPDATE) test/model/run
+
 lint: $(GOLANGCI_LINT) ## golangci-lint, which also holds the dependency directions
 	@$(GOLANGCI_LINT) run ./...
 
@@ -133,6 +136,13 @@ suite-e2e: $(BIN)/suite $(GOTESTSUM) build
 # The short form of `make chaos`: whatever the seed chooses, a minute of it.
 suite-chaos: $(BIN)/suite $(GOTESTSUM)
 	@$(call GOTEST,chaos) -timeout=15m $(CHAOS_PKG)
+
+# The models at smaller bounds.
+suite-model: $(BIN)/suite
+	@if [ "$(CI)" = true ] || { command -v spin && command -v gcc; } >/dev/null; \
+	then $(CHECK) model -- test/model/run short; \
+	else echo 'model    0 passed, 0 failed, 1 skipped  (spin or gcc is missing; on Debian: apt-get install spin gcc)'; \
+		mkdir -p $(RESULTS) && echo '{"Skipped":1}' >$(RESULTS)/model.result; fi
 
 # Tools.
 
