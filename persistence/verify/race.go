@@ -58,7 +58,7 @@ type tally struct {
 // register holds now, and stop when there is no point in going on.
 func (r *run) round(ctx context.Context, t *tally, n int, res result, old []byte, vals [][]byte, hs []persistence.Store) (now persistence.Snapshot, stop bool, err error) {
 	fail := func(format string, args ...any) (persistence.Snapshot, bool, error) {
-		r.add(t.name, Fail, fmt.Sprintf("round %d of %d writers: ", n+1, len(vals))+fmt.Sprintf(format, args...), useOther)
+		r.add(t.name, persistence.GradeFail, fmt.Sprintf("round %d of %d writers: ", n+1, len(vals))+fmt.Sprintf(format, args...), useOther)
 		return persistence.Snapshot{}, true, nil
 	}
 	if ctx.Err() != nil {
@@ -118,12 +118,12 @@ func (r *run) finish(t *tally) {
 	detail := fmt.Sprintf("%d writers × %d rounds, one winner each", r.opts.Writers, rounds)
 	switch {
 	case t.idle == rounds:
-		r.add(t.name, Fail, fmt.Sprintf("in %d rounds nobody won", rounds), useOther)
+		r.add(t.name, persistence.GradeFail, fmt.Sprintf("in %d rounds nobody won", rounds), useOther)
 	case t.idle > 0 || t.lost > 0:
-		r.add(t.name, Warn, fmt.Sprintf("%d writers × %d rounds, never two winners; nobody won %d, the winner was not told in %d",
+		r.add(t.name, persistence.GradeWarn, fmt.Sprintf("%d writers × %d rounds, never two winners; nobody won %d, the winner was not told in %d",
 			r.opts.Writers, rounds, t.idle, t.lost), checkServer)
 	default:
-		r.add(t.name, OK, detail, "")
+		r.add(t.name, persistence.GradeOK, detail, "")
 	}
 }
 
@@ -183,7 +183,7 @@ func (r *run) raceCAS(ctx context.Context) error {
 		return err
 	}
 	if last.Version != now.Version {
-		r.add(t.name, Fail, fmt.Sprintf("the register went on changing after the race, from %q to %q", now.Value, last.Value), useOther)
+		r.add(t.name, persistence.GradeFail, fmt.Sprintf("the register went on changing after the race, from %q to %q", now.Value, last.Value), useOther)
 		return nil
 	}
 	r.finish(t)

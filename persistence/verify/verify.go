@@ -33,24 +33,6 @@ type Options struct {
 	Progress func(step string, done, total int)
 }
 
-// Status is the outcome of one check.
-type Status string
-
-// The outcomes of a check.
-const (
-	OK   Status = "ok"
-	Warn Status = "warn" // usable; read the remedy
-	Fail Status = "fail" // no node may claim on this store
-)
-
-// Check is one thing looked at.
-type Check struct {
-	Name   string `json:"name"`
-	Status Status `json:"status"`
-	Detail string `json:"detail"`
-	Remedy string `json:"remedy,omitempty"`
-}
-
 // Latency sums up one kind of operation, done one after the other.
 type Latency struct {
 	Count int           `json:"count"`
@@ -61,15 +43,15 @@ type Latency struct {
 
 // Report is what Run found out.
 type Report struct {
-	URL     string        `json:"url"`
-	Kind    string        `json:"kind"`
-	Short   bool          `json:"short"`
-	OK      bool          `json:"ok"`      // no check failed
-	Verdict string        `json:"verdict"` // one sentence, with the remedy if there is one
-	Checks  []Check       `json:"checks"`
-	Write   Latency       `json:"write"` // renewals of the register
-	Read    Latency       `json:"read"`
-	Took    time.Duration `json:"took"`
+	URL     string                `json:"url"`
+	Kind    string                `json:"kind"`
+	Short   bool                  `json:"short"`
+	OK      bool                  `json:"ok"`      // no check failed
+	Verdict string                `json:"verdict"` // one sentence, with the remedy if there is one
+	Checks  []persistence.Finding `json:"checks"`
+	Write   Latency               `json:"write"` // renewals of the register
+	Read    Latency               `json:"read"`
+	Took    time.Duration         `json:"took"`
 }
 
 // Run verifies the store. The error tells that it could not be done: the store
@@ -89,7 +71,7 @@ func Run(ctx context.Context, store persistence.Store, opts Options) (Report, er
 		// Also when ctx has ended: what lies around would be ours.
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*opts.OperationTimeout)
 		if cerr := r.root.RemoveAll(cctx); cerr != nil && err == nil {
-			r.add("clean up", Warn, cerr.Error(), "remove "+r.name+" by hand")
+			r.add("clean up", persistence.GradeWarn, cerr.Error(), "remove "+r.name+" by hand")
 		}
 		cancel()
 	}
@@ -137,8 +119,8 @@ type run struct {
 	throttled     int
 }
 
-func (r *run) add(name string, s Status, detail, remedy string) {
-	r.report.Checks = append(r.report.Checks, Check{Name: name, Status: s, Detail: detail, Remedy: remedy})
+func (r *run) add(name string, g persistence.Grade, detail, remedy string) {
+	r.report.Checks = append(r.report.Checks, persistence.Finding{Name: name, Status: g, Detail: detail, Remedy: remedy})
 }
 
 const (
@@ -176,25 +158,25 @@ func (r *run) settings(ctx context.Context) error {
 	if c, ok := r.store.(persistence.Checker); ok {
 		err := r.timed(ctx, nil, c.Check)
 		if errors.Is(err, persistence.Unsupported) {
-			r.add(name, Fail, err.Error(), "")
+			r.add(name, persistence.GradeFail, err.Error(), "")
 		} else if err != nil {
 			return err
 		}
 	}
 	l := r.store.Limits() // exact only now, see posix
 	for _, w := range l.Warnings {
-		r.add(name, Warn, w, "")
+		r.add(name, persistence.GradeWarn, w, "")
 	}
 	if l.Local {
-		r.add(name, Warn, "this is "+l.LocalWhy+", which other machines do not share: no high availability",
+		r.add(name, persistence.GradeWarn, "this is "+l.LocalWhy+", which other machines do not share: no high availability",
 			"use NFS, a cluster file system, s3 or hdfs")
 	}
 	if l.MinBeat > r.opts.Heartbeat {
-		r.add(name, Warn, fmt.Sprintf("this store takes one write in %s, the heartbeat is %s", l.MinBeat, r.opts.Heartbeat),
+		r.add(name, persistence.GradeWarn, fmt.Sprintf("this store takes one write in %s, the heartbeat is %s", l.MinBeat, r.opts.Heartbeat),
 			fmt.Sprintf("set ha.heartbeatInterval to %s or more", l.MinBeat))
 	}
 	if len(r.report.Checks) == 0 {
-		r.add(name, OK, "nothing speaks against it", "")
+		r.add(name, persistence.GradeOK, "nothing speaks against it", "")
 	}
 	var err error
 	r.root, err = r.store.Sub(r.name)
@@ -289,7 +271,7 @@ func (r *run) create(ctx context.Context) error {
 	for _, h := range hs {
 		err := r.timed(ctx, nil, func(ctx context.Context) error { return h.Init(ctx, r.value()) })
 		if err == nil {
-			r.add(name, Fail, "a register that exists was created again", useOther)
+			r.add(name, persistence.GradeFail, "a register that exists was created again", useOther)
 			return nil
 		}
 		if err := dead(ctx, err); err != nil {
@@ -299,7 +281,7 @@ func (r *run) create(ctx context.Context) error {
 			return err
 		}
 	}
-	r.add(name, OK, "a second create is refused", "")
+	r.add(name, persistence.GradeOK, "a second create is refused", "")
 	return nil
 }
 
@@ -311,7 +293,7 @@ func (r *run) mustRead(ctx context.Context, name string, want []byte, hs ...pers
 			return false, err
 		}
 		if !bytes.Equal(snap.Value, want) {
-			r.add(name, Fail, fmt.Sprintf("the register reads %q where %q was written last", snap.Value, want), useOther)
+			r.add(name, persistence.GradeFail, fmt.Sprintf("the register reads %q where %q was written last", snap.Value, want), useOther)
 			return true, nil
 		}
 	}
@@ -360,14 +342,14 @@ func (r *run) cas(ctx context.Context) error {
 	want := r.value()
 	v, err := r.swap(ctx, hs[0], old.Version, want)
 	if errors.Is(err, persistence.Conflict) {
-		r.add(name, Fail, "a swap on the current version is refused: "+err.Error(), useOther)
+		r.add(name, persistence.GradeFail, "a swap on the current version is refused: "+err.Error(), useOther)
 		return nil
 	}
 	if err != nil {
 		return err
 	}
 	if v == old.Version || v == "" {
-		r.add(name, Fail, fmt.Sprintf("two values in a row have the version %q", v), useOther)
+		r.add(name, persistence.GradeFail, fmt.Sprintf("two values in a row have the version %q", v), useOther)
 		return nil
 	}
 	if bad, err := r.mustRead(ctx, name, want, hs...); bad || err != nil {
@@ -383,7 +365,7 @@ func (r *run) cas(ctx context.Context) error {
 		for _, h := range hs {
 			_, err := r.swap(ctx, h, wrong.v, r.value())
 			if err == nil {
-				r.add(name, Fail, "a swap on "+wrong.what+" succeeded: preconditions are ignored", useOther)
+				r.add(name, persistence.GradeFail, "a swap on "+wrong.what+" succeeded: preconditions are ignored", useOther)
 				return nil
 			}
 			if err := dead(ctx, err); err != nil {
@@ -394,7 +376,7 @@ func (r *run) cas(ctx context.Context) error {
 			}
 		}
 	}
-	r.add(name, OK, "swaps on wrong and superseded versions are refused, on the right one they are read back", "")
+	r.add(name, persistence.GradeOK, "swaps on wrong and superseded versions are refused, on the right one they are read back", "")
 	return nil
 }
 
@@ -415,7 +397,7 @@ func (r *run) missing(ctx context.Context) error {
 	}
 	_, err = r.swap(ctx, none, snap.Version, r.value())
 	if err == nil {
-		r.add(name, Fail, "a swap created a register", useOther)
+		r.add(name, persistence.GradeFail, "a swap created a register", useOther)
 		return nil
 	}
 	if err := dead(ctx, err); err != nil {
@@ -423,12 +405,12 @@ func (r *run) missing(ctx context.Context) error {
 	}
 	if _, err := r.read(ctx, none); !errors.Is(err, persistence.Absent) {
 		if err == nil {
-			r.add(name, Fail, "a swap that was refused created a register", useOther)
+			r.add(name, persistence.GradeFail, "a swap that was refused created a register", useOther)
 			return nil
 		}
 		return err
 	}
-	r.add(name, OK, "refused", "")
+	r.add(name, persistence.GradeOK, "refused", "")
 	return nil
 }
 
@@ -456,7 +438,7 @@ func (r *run) objects(ctx context.Context) error {
 			return err
 		}
 		if !bytes.Equal(got, content) {
-			r.add(name, Fail, fmt.Sprintf("an object reads %q after %q was put", got, content), useOther)
+			r.add(name, persistence.GradeFail, fmt.Sprintf("an object reads %q after %q was put", got, content), useOther)
 			return nil
 		}
 	}
@@ -469,10 +451,10 @@ func (r *run) objects(ctx context.Context) error {
 		return err
 	}
 	if len(page.Items) != 1 || page.Items[0].Key != key {
-		r.add(name, Fail, fmt.Sprintf("a listing shows %v where there is one object", page.Items), useOther)
+		r.add(name, persistence.GradeFail, fmt.Sprintf("a listing shows %v where there is one object", page.Items), useOther)
 		return nil
 	}
-	r.add(name, OK, "put, replaced, read, listed and removed", "")
+	r.add(name, persistence.GradeOK, "put, replaced, read, listed and removed", "")
 	return nil
 }
 
@@ -502,7 +484,7 @@ func (r *run) latency(ctx context.Context) error {
 		case errors.Is(err, persistence.Throttled):
 			// Counted. The next attempt is from the same version.
 		case errors.Is(err, persistence.Conflict):
-			r.add("latency", Fail, "a swap on the current version, made by a single writer, is refused: "+err.Error(), useOther)
+			r.add("latency", persistence.GradeFail, "a swap on the current version, made by a single writer, is refused: "+err.Error(), useOther)
 			return nil
 		default:
 			return err
@@ -518,16 +500,16 @@ func (r *run) latency(ctx context.Context) error {
 	slow := max(w.P99, rd.P99)
 	switch {
 	case slow > r.opts.OperationTimeout/2:
-		r.add("latency", Warn, fmt.Sprintf("%s, against an operation timeout of %s", detail, r.opts.OperationTimeout),
+		r.add("latency", persistence.GradeWarn, fmt.Sprintf("%s, against an operation timeout of %s", detail, r.opts.OperationTimeout),
 			"raise ha.heartbeatTimeout, or find out what slows the store down")
 	case max(w.P50, rd.P50) > r.opts.Heartbeat/2:
-		r.add("latency", Warn, fmt.Sprintf("%s, against a heartbeat every %s", detail, r.opts.Heartbeat),
+		r.add("latency", persistence.GradeWarn, fmt.Sprintf("%s, against a heartbeat every %s", detail, r.opts.Heartbeat),
 			"raise ha.heartbeatTimeout, or find out what slows the store down")
 	default:
-		r.add("latency", OK, detail, "")
+		r.add("latency", persistence.GradeOK, detail, "")
 	}
 	if r.throttled > 0 {
-		r.add("rate", Warn, fmt.Sprintf("%d requests were refused as too many", r.throttled),
+		r.add("rate", persistence.GradeWarn, fmt.Sprintf("%d requests were refused as too many", r.throttled),
 			"raise ha.heartbeatInterval, or the store's limit")
 	}
 	return nil
@@ -547,14 +529,14 @@ func dead(ctx context.Context, err error) error {
 
 // judge makes one sentence of the checks.
 func (r *run) judge() {
-	var fails, warns []Check
+	var fails, warns []persistence.Finding
 	for _, c := range r.report.Checks {
 		switch c.Status {
-		case Fail:
+		case persistence.GradeFail:
 			fails = append(fails, c)
-		case Warn:
+		case persistence.GradeWarn:
 			warns = append(warns, c)
-		case OK:
+		case persistence.GradeOK:
 		}
 	}
 	r.report.OK = len(fails) == 0
@@ -569,7 +551,7 @@ func (r *run) judge() {
 	}
 }
 
-func remedy(c Check) string {
+func remedy(c persistence.Finding) string {
 	if c.Remedy == "" {
 		return ""
 	}

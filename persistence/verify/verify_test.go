@@ -46,7 +46,7 @@ func TestGoodStores(t *testing.T) {
 				t.Logf("%s: %s", r.Took, r.Verdict)
 				for _, c := range r.Checks {
 					t.Logf("  %-4s %s: %s", c.Status, c.Name, c.Detail)
-					if c.Status != verify.OK && c.Name != "settings" && c.Name != "latency" { // this disk is local, and may be busy
+					if c.Status != persistence.GradeOK && c.Name != "settings" && c.Name != "latency" { // this disk is local, and may be busy
 						t.Errorf("%+v", c)
 					}
 				}
@@ -323,7 +323,7 @@ func TestSlowAndThrottled(t *testing.T) {
 func mustWarn(t *testing.T, r verify.Report, name string) {
 	t.Helper()
 	for _, c := range r.Checks {
-		if c.Name == name && c.Status == verify.Warn && c.Remedy != "" {
+		if c.Name == name && c.Status == persistence.GradeWarn && c.Remedy != "" {
 			return
 		}
 	}
