@@ -17,6 +17,7 @@ import (
 
 	"github.com/understudy-ha/understudy/persistence"
 	"github.com/understudy-ha/understudy/persistence/posix"
+	"github.com/understudy-ha/understudy/persistence/verify"
 	"github.com/understudy-ha/understudy/test/faultfs"
 )
 
@@ -418,4 +419,18 @@ func isOpen(t *testing.T, suffix string) bool {
 		}
 	}
 	return false
+}
+
+// TestRenameThatIsNotExclusive: on a file system where several racing movers of
+// one name win, the check that a node makes says so.
+func TestRenameThatIsNotExclusive(t *testing.T) {
+	fs, s, _, _ := plane(t)
+	x := fs.Inject(faultfs.Rule{Op: faultfs.Rename, Path: "/lease/", Shared: 100 * time.Millisecond})
+	r, err := verify.Run(t.Context(), s, verify.Options{Short: true, OperationTimeout: 5 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.OK || x.Fired() == 0 {
+		t.Errorf("verdict %q, and the rule fired %d times; want a refusal, and some", r.Verdict, x.Fired())
+	}
 }

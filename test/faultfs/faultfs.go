@@ -90,6 +90,20 @@ type Rule struct {
 	// survives SIGKILL until the rule is removed. In the test's own process a
 	// hang should be deaf, because the Go runtime sends itself signals.
 	Deaf bool
+
+	// Late answers with Errno at once and applies the operation this much
+	// later, as a server does that got to a request after its client had given
+	// up. It is for operations that return nothing but success.
+	Late time.Duration
+	// Stale has each listing of a directory (Op Readdir) show what the first one
+	// under the rule showed, until the rule is removed.
+	Stale bool
+	// Shared breaks what a compare-and-swap by rename(2) rests on: for this
+	// long the source of a rename can be renamed again, by the loser of a race,
+	// who then wins too. The file bears the last winner's name. It holds for
+	// every mount of the backing directory that has such a rule (Op Rename); it
+	// fires when a loser wins, not before.
+	Shared time.Duration
 }
 
 // Fault is a rule at work.
@@ -99,12 +113,14 @@ type Fault struct {
 	seen    int
 	fired   int
 	holding int
-	gate    chan struct{} // closed when the rule has been removed
+	gate    chan struct{}              // closed when the rule has been removed
+	stale   map[string][]fuse.DirEntry // by directory; of a rule that is Stale
 }
 
 // FS is a mounted file system.
 type FS struct {
 	mountpoint string
+	backing    string // absolute
 	server     *fuse.Server
 	conn       uint32 // id of the connection, under /sys/fs/fuse/connections
 	endWatch   func() // ends the watch process
@@ -113,6 +129,7 @@ type FS struct {
 	faults []*Fault
 	counts map[Op]int
 	closed bool
+	late   sync.WaitGroup // operations that have yet to be applied
 }
 
 // Mount shows backing at mountpoint; both are directories that exist.
@@ -125,7 +142,10 @@ func Mount(backing, mountpoint string) (*FS, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &FS{mountpoint: mountpoint, counts: map[Op]int{}}
+	if backing, err = filepath.Abs(backing); err != nil {
+		return nil, err
+	}
+	f := &FS{mountpoint: mountpoint, backing: backing, counts: map[Op]int{}}
 	root := &fs.LoopbackRoot{Path: backing, Dev: st.Dev}
 	top := &node{LoopbackNode: &fs.LoopbackNode{RootData: root}, f: f}
 	root.RootNode = top
@@ -244,7 +264,8 @@ func (x *Fault) Fired() int {
 	return x.fired
 }
 
-// Holding says how many operations hang in the rule, or are delayed, now.
+// Holding says how many operations hang in the rule, are delayed, or have yet
+// to land, now.
 func (x *Fault) Holding() int {
 	x.fs.mu.Lock()
 	defer x.fs.mu.Unlock()
@@ -259,6 +280,7 @@ func (f *FS) Unmount() error {
 	f.clear()
 	f.mu.Unlock()
 	defer f.endWatch()
+	defer f.late.Wait()
 
 	done := make(chan error, 1)
 	go func() { done <- f.server.Unmount() }()
@@ -296,7 +318,7 @@ func (f *FS) pick(op Op, paths []string) *Fault {
 	f.counts[op]++
 	for _, x := range f.faults {
 		r := x.rule
-		if r.Op != Any && r.Op != op {
+		if (r.Op != Any && r.Op != op) || r.Shared > 0 {
 			continue
 		}
 		if !slices.ContainsFunc(paths, func(p string) bool { return strings.Contains(p, r.Path) }) {
@@ -317,6 +339,10 @@ func (f *FS) do(ctx context.Context, op Op, apply func() syscall.Errno, paths ..
 	if x == nil {
 		return apply()
 	}
+	if x.rule.Late > 0 {
+		f.later(x, apply)
+		return x.rule.Errno
+	}
 	if x.rule.After {
 		if e := apply(); e != 0 {
 			return e
@@ -329,6 +355,27 @@ func (f *FS) do(ctx context.Context, op Op, apply func() syscall.Errno, paths ..
 		return x.rule.Errno
 	}
 	return apply()
+}
+
+// later has an operation applied when its client has long been answered, or
+// when the rule is removed.
+func (f *FS) later(x *Fault, apply func() syscall.Errno) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return
+	}
+	x.holding++
+	f.late.Go(func() {
+		defer x.add(-1)
+		t := time.NewTimer(x.rule.Late)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-x.gate:
+		}
+		_ = apply() // nobody is left to be told how it went
+	})
 }
 
 func (x *Fault) hold(ctx context.Context) syscall.Errno {

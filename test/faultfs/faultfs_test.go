@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -243,6 +244,141 @@ func TestDiesHanging(t *testing.T) {
 		t.Error("the process lives on")
 	}
 	eventually(t, "it is unmounted", func() bool { return !mounted() })
+}
+
+// TestLandsLate: the client is told of a failure, and later the rename is
+// there all the same.
+func TestLandsLate(t *testing.T) {
+	backing := t.TempDir()
+	fs, dir := mount(t, backing)
+	if err := os.WriteFile(backing+"/f", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	x := fs.Inject(faultfs.Rule{Op: faultfs.Rename, Late: 300 * time.Millisecond, Errno: syscall.EIO, Count: 1})
+	at := time.Now()
+	if err := os.Rename(dir+"/f", dir+"/g"); !errors.Is(err, syscall.EIO) {
+		t.Fatalf("%v, want EIO", err)
+	}
+	landed := func() bool { _, err := os.Stat(dir + "/g"); return err == nil }
+	eventually(t, "it lands", landed)
+	if d := time.Since(at); d < 300*time.Millisecond {
+		t.Errorf("it landed after %v", d)
+	}
+	if _, err := os.Stat(dir + "/f"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the old name: %v", err)
+	}
+	if es, err := os.ReadDir(dir); err != nil || len(es) != 1 || es[0].Name() != "g" {
+		t.Errorf("%v, %v", es, err)
+	}
+	if x.Fired() != 1 {
+		t.Errorf("fired %d times", x.Fired())
+	}
+	eventually(t, "nothing is left to land", func() bool { return x.Holding() == 0 })
+}
+
+// TestStaleListing: one mount goes on showing what was there, the other does
+// not, and the rule's end is the end of it.
+func TestStaleListing(t *testing.T) {
+	backing := t.TempDir()
+	fs, a := mount(t, backing)
+	_, b := mount(t, backing)
+	if err := errors.Join(os.Mkdir(a+"/d", 0o755), os.WriteFile(a+"/d/one", nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	shows := func(dir, want string) {
+		t.Helper()
+		if es, err := os.ReadDir(dir + "/d"); err != nil || len(es) != 1 || es[0].Name() != want {
+			t.Errorf("%s shows %v, %v; want %s", dir, es, err, want)
+		}
+	}
+	x := fs.Inject(faultfs.Rule{Op: faultfs.Readdir, Path: "d", Stale: true})
+	shows(a, "one")
+	if err := os.Rename(b+"/d/one", b+"/d/two"); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		shows(a, "one")
+		shows(b, "two")
+	}
+	if x.Fired() != 4 {
+		t.Errorf("fired %d times, want 4", x.Fired())
+	}
+	x.Remove()
+	shows(a, "two")
+}
+
+// TestSharedRename: of several movers of one name each is told that it has
+// won, through one mount and through two; when the rule's time is over, and
+// without it, the name is gone for the second.
+func TestSharedRename(t *testing.T) {
+	for name, mounts := range map[string]int{"one mount": 1, "two mounts": 2} {
+		t.Run(name, func(t *testing.T) {
+			backing := t.TempDir()
+			var dirs []string
+			var faults []*faultfs.Fault
+			for range mounts {
+				fs, dir := mount(t, backing)
+				dirs = append(dirs, dir)
+				faults = append(faults, fs.Inject(faultfs.Rule{Op: faultfs.Rename, Path: "r/", Shared: 300 * time.Millisecond}))
+			}
+			if err := errors.Join(os.Mkdir(backing+"/r", 0o755), os.WriteFile(backing+"/r/old", []byte("x"), 0o644)); err != nil {
+				t.Fatal(err)
+			}
+			const movers = 8
+			errs := make(chan error, movers)
+			for i := range movers {
+				go func() {
+					d := dirs[i%len(dirs)] + "/r/"
+					errs <- syscall.Rename(d+"old", d+"new"+strconv.Itoa(i))
+				}()
+			}
+			won := 0
+			for range movers {
+				if err := <-errs; err == nil {
+					won++
+				} else if !errors.Is(err, syscall.ENOENT) {
+					t.Error(err)
+				}
+			}
+			fired := 0
+			for _, x := range faults {
+				fired += x.Fired()
+			}
+			if won < 2 || fired != won-1 {
+				t.Errorf("%d movers won, and the rule fired %d times; want several, all but the first by the rule", won, fired)
+			}
+			es, err := os.ReadDir(backing + "/r")
+			if err != nil || len(es) != 1 {
+				t.Fatalf("the directory holds %v, %v; want one name", es, err)
+			}
+			if b, err := os.ReadFile(dirs[0] + "/r/" + es[0].Name()); err != nil || string(b) != "x" {
+				t.Errorf("%q, %v", b, err)
+			}
+			eventually(t, "the old name is gone", func() bool {
+				return errors.Is(syscall.Rename(dirs[0]+"/r/old", dirs[0]+"/r/late"), syscall.ENOENT)
+			})
+			for _, x := range faults {
+				x.Remove()
+			}
+			now := dirs[0] + "/r/" + last(t, backing+"/r")
+			if err := syscall.Rename(now, dirs[0]+"/r/again"); err != nil {
+				t.Error(err)
+			}
+			if err := syscall.Rename(now, dirs[0]+"/r/twice"); !errors.Is(err, syscall.ENOENT) {
+				t.Errorf("without the rule a second mover was told %v", err)
+			}
+		})
+	}
+}
+
+// last is the one name in a directory.
+func last(t *testing.T, dir string) string {
+	t.Helper()
+	es, err := os.ReadDir(dir)
+	if err != nil || len(es) != 1 {
+		t.Fatalf("%v, %v; want one name", es, err)
+	}
+	return es[0].Name()
 }
 
 // TestUnmountAlways unmounts while a file is open and operations hang.

@@ -41,6 +41,11 @@ func (n *node) Statfs(ctx context.Context, out *fuse.StatfsOut) syscall.Errno {
 func (n *node) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (ch *fs.Inode, e syscall.Errno) {
 	e = n.f.do(ctx, Lookup, func() (e syscall.Errno) {
 		ch, e = n.LoopbackNode.Lookup(ctx, name, out)
+		if e == syscall.ENOENT {
+			if now, ok := n.f.moved(n.path(name)); ok {
+				ch, e = n.LoopbackNode.Lookup(ctx, now, out)
+			}
+		}
 		return e
 	}, n.path(name))
 	return ch, e
@@ -76,7 +81,9 @@ func (n *node) Rename(ctx context.Context, name string, to fs.InodeEmbedder, new
 		target = d.path(newName)
 	}
 	return n.f.do(ctx, Rename, func() syscall.Errno {
-		return n.LoopbackNode.Rename(ctx, name, to, newName, flags)
+		return n.f.rename(n.path(name), target, func(name string) syscall.Errno {
+			return n.LoopbackNode.Rename(ctx, name, to, newName, flags)
+		})
 	}, n.path(name), target)
 }
 
@@ -196,7 +203,9 @@ type dir struct {
 	stream
 	f     *FS
 	path  string
-	begun bool // the kernel reads one directory handle by one caller at a time
+	begun bool            // the kernel reads one directory handle by one caller at a time
+	stale []fuse.DirEntry // what to show instead of what is there; nil: what is there
+	next  int             // in stale
 }
 
 func (d *dir) Readdirent(ctx context.Context) (*fuse.DirEntry, syscall.Errno) {
@@ -206,13 +215,43 @@ func (d *dir) Readdirent(ctx context.Context) (*fuse.DirEntry, syscall.Errno) {
 			d.begun = false
 			return nil, e
 		}
+		var e syscall.Errno
+		if d.stale, e = d.f.stale(d.path, func() ([]fuse.DirEntry, syscall.Errno) { return all(ctx, d.stream) }); e != 0 {
+			d.begun = false
+			return nil, e
+		}
+		d.next = 0
 	}
-	return d.stream.Readdirent(ctx)
+	if d.stale == nil {
+		return d.stream.Readdirent(ctx)
+	}
+	if d.next == len(d.stale) {
+		return nil, 0
+	}
+	d.next++
+	return &d.stale[d.next-1], 0
 }
 
 func (d *dir) Seekdir(ctx context.Context, off uint64) syscall.Errno {
 	d.begun = off != 0
+	if d.begun && d.stale != nil {
+		d.next = min(int(off), len(d.stale)) //nolint:gosec // an offset of ours, see all
+		return 0
+	}
 	return d.stream.Seekdir(ctx, off)
+}
+
+// all reads a directory to its end. The offsets are those of the result.
+func all(ctx context.Context, s stream) ([]fuse.DirEntry, syscall.Errno) {
+	entries := []fuse.DirEntry{}
+	for {
+		e, errno := s.Readdirent(ctx)
+		if e == nil || errno != 0 {
+			return entries, errno
+		}
+		e.Off = uint64(len(entries) + 1)
+		entries = append(entries, *e)
+	}
 }
 
 func (d *dir) Fsyncdir(ctx context.Context, flags uint32) syscall.Errno {
