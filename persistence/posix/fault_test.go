@@ -434,3 +434,20 @@ func TestRenameThatIsNotExclusive(t *testing.T) {
 		t.Errorf("verdict %q, and the rule fired %d times; want a refusal, and some", r.Verdict, x.Fired())
 	}
 }
+
+// TestInspectHangs: it comes back by its deadline with what it has found.
+func TestInspectHangs(t *testing.T) {
+	fs, s, _, _ := plane(t)
+	x := fs.Inject(faultfs.Rule{Op: faultfs.Statfs, Hang: true, Deaf: true})
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	begin := time.Now()
+	found := s.Inspect(ctx)
+	if took := time.Since(begin); took > 5*time.Second || x.Fired() == 0 {
+		t.Errorf("it took %s, and the fault fired %d times", took, x.Fired())
+	}
+	end := found[len(found)-1]
+	if len(found) < 3 || found[0].Status != persistence.GradeOK || end.Status != persistence.GradeFail || !strings.Contains(end.Detail, "no answer") {
+		t.Errorf("found %+v", found)
+	}
+}

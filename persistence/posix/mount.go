@@ -18,11 +18,17 @@ import (
 
 // mount is what the kernel says about the file system a path lies on.
 type mount struct {
+	id      uint64   // as in /proc/self/mountinfo, 0 when unknown
+	root    string   // the part of the file system that is mounted: / unless it is a bind mount or a subvolume
 	point   string   // where it is mounted
 	fstype  string   // e.g. nfs4, ext4, fuse.sshfs
 	source  string   // e.g. server:/export, /dev/vda
 	options []string // of the mount and of the file system, as the kernel prints them
 	dev     uint64   // device number of its files, 0 when unknown
+
+	// missing is what /etc/fstab wants mounted between this mount and the
+	// directory that was asked for, and is not: the directory is a mount point.
+	missing *fstabEntry
 }
 
 func (m mount) has(option string) bool { return slices.Contains(m.options, option) }
@@ -76,6 +82,9 @@ func (m mount) syncDirs() bool {
 	return true
 }
 
+// bestNFS is the remedy for every other way to mount NFS.
+const bestNFS = "mount with vers=4.2,proto=tcp,hard"
+
 // refusal explains why a plane can not live on this file system, or is nil.
 func (m mount) refusal(dir string) error {
 	name := strings.TrimPrefix(m.fstype, "fuse.")
@@ -94,28 +103,49 @@ func (m mount) refusal(dir string) error {
 // warnings lists what an operator should change or know, each with its remedy.
 func (m mount) warnings() []string {
 	var w []string
-	add := func(what string) { w = append(w, m.point+" is "+what) }
+	for _, f := range m.doubts() {
+		w = append(w, f.Detail+"; "+f.Remedy)
+	}
+	return w
+}
+
+// doubts are what the mount alone says against it, short of a refusal.
+func (m mount) doubts() []persistence.Finding {
+	var w []persistence.Finding
+	doubt := func(detail, remedy string) {
+		w = append(w, persistence.Finding{Name: aboutOptions, Status: persistence.GradeWarn, Detail: detail, Remedy: remedy})
+	}
+	add := func(what, remedy string) { doubt(m.point+" is "+what, remedy) }
+	if e := m.missing; e != nil {
+		doubt(fmt.Sprintf("%s is not mounted: /etc/fstab wants %s (%s) there, and this is the empty mount point, which lies on %s",
+			e.point, e.source, e.fstype, m), "mount "+e.point)
+	}
 	switch m.fstype {
+	case "autofs":
+		add("an automount point on which nothing is mounted", "look at the automounter's map and its log")
 	case "nfs", "nfs4":
 		if m.has("nocto") {
-			add("mounted with nocto, so nodes may see each other's writes late; mount without nocto")
+			add("mounted with nocto, so nodes may see each other's writes late", "mount without nocto")
 		}
-		if m.has("soft") {
-			add("mounted soft, so an outage shows as I/O errors after a minute or more; mount with vers=4.2,proto=tcp,hard")
+		if m.has("softreval") {
+			add("mounted with softreval, so an outage shows old data instead of no data", "mount without softreval")
 		}
-		if m.value("proto") == "udp" {
-			add("mounted over UDP; mount with vers=4.2,proto=tcp,hard")
+		if m.has("soft") || m.has("softerr") {
+			add("mounted soft, so an outage shows as I/O errors after a minute or more", bestNFS)
+		}
+		if p := m.value("proto"); p == "udp" || p == "udp6" {
+			add("mounted over UDP", bestNFS)
 		}
 	case "cifs", "smb3":
-		add("SMB, which is experimental here; prefer NFS mounted with vers=4.2,proto=tcp,hard")
+		add("SMB, which is experimental here", "prefer NFS: "+bestNFS)
 		if m.value("cache") != "none" {
-			add("mounted without cache=none, so nodes may see each other's writes late; mount with cache=none")
+			add("mounted without cache=none, so nodes may see each other's writes late", "mount with cache=none")
 		}
 		if m.has("soft") {
-			add("mounted soft, so an outage shows as I/O errors; mount with hard")
+			add("mounted soft, so an outage shows as I/O errors", "mount with hard")
 		}
 	case "glusterfs", "fuse.glusterfs":
-		add("GlusterFS, which is experimental here; prefer NFS mounted with vers=4.2,proto=tcp,hard")
+		add("GlusterFS, which is experimental here", "prefer NFS: "+bestNFS)
 	}
 	return w
 }
@@ -134,6 +164,7 @@ func parseMountinfo(r io.Reader) ([]mount, error) {
 			continue
 		}
 		m := mount{
+			root:    unescape(l[3]),
 			point:   unescape(l[4]),
 			fstype:  r[0],
 			source:  unescape(r[1]),
@@ -142,6 +173,7 @@ func parseMountinfo(r io.Reader) ([]mount, error) {
 		if len(r) > 2 {
 			m.options = append(m.options, strings.Split(unescape(r[2]), ",")...)
 		}
+		m.id, _ = strconv.ParseUint(l[0], 10, 64) // 0 names none
 		if major, minor, ok := strings.Cut(l[2], ":"); ok {
 			a, err1 := strconv.ParseUint(major, 10, 32)
 			b, err2 := strconv.ParseUint(minor, 10, 32)
@@ -214,28 +246,53 @@ var magics = map[int64]string{
 // inspect finds the mount of dir. It does I/O on the file system in question
 // and may block with it.
 func inspect(dir string) (mount, error) {
+	// Opened, not only looked at: that is what has an automounter mount it.
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.EACCES) {
+		fd, err = unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	}
+	if err != nil {
+		return mount{}, &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	defer unix.Close(fd)
 	path, err := filepath.EvalSymlinks(dir)
 	if err != nil {
 		return mount{}, err
 	}
-	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
-		return mount{}, &os.PathError{Op: "stat", Path: path, Err: err}
-	}
 	mounts, err := readMountinfo()
 	if err == nil {
-		if m, ok := findMount(mounts, path, st.Dev); ok {
+		m, ok := mountOf(mounts, fd, path)
+		if ok {
+			m.missing = unmounted(readFstab(), path, m)
 			return m, nil
 		}
 		err = errors.New("no mount covers it")
 	}
 	var sf unix.Statfs_t
-	if serr := unix.Statfs(path, &sf); serr == nil {
+	if serr := unix.Fstatfs(fd, &sf); serr == nil {
 		if name, ok := magics[int64(sf.Type)]; ok { //nolint:unconvert // its type differs between architectures
 			return mount{point: path, fstype: name, source: "?"}, nil
 		}
 	}
 	return mount{}, fmt.Errorf("mount of %s: %w", path, err)
+}
+
+// mountOf picks the mount of an open directory: by the mount's id, which tells
+// stacked and bind mounts apart, where the kernel (5.8) gives it; otherwise by
+// device and path.
+func mountOf(mounts []mount, fd int, path string) (mount, bool) {
+	var sx unix.Statx_t
+	err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &sx)
+	if err == nil && sx.Mask&unix.STATX_MNT_ID != 0 {
+		if i := slices.IndexFunc(mounts, func(m mount) bool { return m.id == sx.Mnt_id }); i >= 0 {
+			return mounts[i], true
+		}
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		st.Dev = 0
+	}
+	return findMount(mounts, path, st.Dev)
 }
 
 // inspectByName is inspect without touching the file system: right unless the
@@ -256,4 +313,42 @@ func readMountinfo() ([]mount, error) {
 	}
 	defer f.Close()
 	return parseMountinfo(f)
+}
+
+// fstabEntry is a line of /etc/fstab.
+type fstabEntry struct {
+	source, point, fstype string
+}
+
+// readFstab reads /etc/fstab; a machine without one mounts in other ways.
+func readFstab() []fstabEntry {
+	f, err := os.Open("/etc/fstab")
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	return parseFstab(f)
+}
+
+func parseFstab(r io.Reader) []fstabEntry {
+	var out []fstabEntry
+	for sc := bufio.NewScanner(r); sc.Scan(); {
+		f := strings.Fields(sc.Text())
+		if len(f) < 3 || strings.HasPrefix(f[0], "#") || !strings.HasPrefix(f[1], "/") {
+			continue
+		}
+		out = append(out, fstabEntry{source: unescape(f[0]), point: filepath.Clean(unescape(f[1])), fstype: f[2]})
+	}
+	return out
+}
+
+// unmounted returns what /etc/fstab wants mounted at path or above it, and
+// beneath the mount m that path really lies on; nil if there is nothing.
+func unmounted(fstab []fstabEntry, path string, m mount) *fstabEntry {
+	for _, e := range slices.Backward(fstab) { // the innermost comes last, as a rule
+		if covers(e.point, path) && covers(m.point, e.point) && e.point != m.point {
+			return &e
+		}
+	}
+	return nil
 }

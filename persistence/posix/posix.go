@@ -62,6 +62,7 @@ var (
 	_ persistence.Store       = (*Store)(nil)
 	_ persistence.LateResults = (*Store)(nil)
 	_ persistence.Checker     = (*Store)(nil)
+	_ persistence.Inspector   = (*Store)(nil)
 )
 
 // Open returns a handle on the directory dir. It does no I/O there, so it
@@ -129,41 +130,34 @@ func (s *Store) check() error {
 	if err := m.refusal(s.dir); err != nil {
 		return err
 	}
+	if m.fstype == "autofs" { // it may be about to
+		return fmt.Errorf("%w: the automounter has mounted nothing at %s; look at its map and its log", persistence.Unknown, m.point)
+	}
 	if err := s.ensureRoot(); err != nil {
 		return err
 	}
-	// Permission bits do not tell about read-only mounts, quotas or squashed
-	// users; writing does.
-	probe := filepath.Join(s.dir, ".check-"+random())
-	f, err := os.OpenFile(probe, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
-	if err != nil {
-		return wrap("create a file in", s.dir, err)
-	}
-	_, err = f.WriteString("understudy\n")
-	err = errors.Join(err, f.Close())
-	if rerr := os.Remove(probe); err == nil {
-		err = rerr
-	}
-	if err != nil {
-		return wrap("write a file in", s.dir, err)
-	}
-	return nil
+	_, err = s.scratch()
+	return err
 }
 
 // look finds the mount anew and keeps it for Limits.
 func (s *Store) look() (mount, error) {
-	dir := s.dir
-	if s.sub() {
-		dir = s.base
-	}
-	m, err := inspect(dir)
+	m, err := inspect(s.place())
 	if err != nil {
-		return mount{}, wrap("look up the file system of", dir, err)
+		return mount{}, wrap("look up the file system of", s.place(), err)
 	}
 	s.mu.Lock()
 	s.mount, s.seen = m, true
 	s.mu.Unlock()
 	return m, nil
+}
+
+// place is a directory on the file system in question that must be there.
+func (s *Store) place() string {
+	if s.sub() {
+		return s.base
+	}
+	return s.dir
 }
 
 // lookOnce makes sure that the mount was found through the file system, which
