@@ -159,7 +159,7 @@ func (m *Machine) confirm(a attempt, version string) {
 	case !a.value.Held:
 		m.endReign(r, a, version)
 	default:
-		r.value, r.t0, r.late = a.value, a.t0, false
+		r.value, r.t0 = a.value, a.t0
 		if r.over && m.cfg.Without.off(WithoutStickiness) {
 			r.over, r.armed, r.owed, r.started, r.stopped, r.empty, r.code = false, false, false, false, false, false, ""
 		}

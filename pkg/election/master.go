@@ -29,8 +29,8 @@ type reign struct {
 
 	started bool
 	ready   bool
-	served  bool // was MASTER at least once
-	late    bool // NoteLate was given for the present renewal
+	served  bool          // was MASTER at least once
+	lateT0  lease.Instant // the base for which NoteLate was given
 
 	leaving   *leaving
 	leftAt    lease.Instant
@@ -122,11 +122,9 @@ func (m *Machine) expire() {
 		return
 	}
 	t := r.timing
-	if !r.late && m.now.Longest(r.base()) >= t.StopAfter()/2 {
-		r.late = true
+	if m.spent(r.base(), t.LateAfter()) && r.lateT0 != r.base() {
+		r.lateT0 = r.base()
 		m.note(NoteLate, r.term, fmt.Sprintf("no renewal confirmed for %v; the stop begins after %v", m.now.Longest(r.base()).Truncate(time.Millisecond), t.StopAfter()))
-	} else if !r.late {
-		m.spent(r.base(), t.StopAfter()/2)
 	}
 	if m.spent(r.base(), t.StopAfter()) && !m.cfg.Without.off(WithoutR4) {
 		m.giveUp(r, ReasonLeaseLost, "no renewal was confirmed in time: "+m.storeWord())

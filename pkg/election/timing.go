@@ -221,6 +221,10 @@ func (t Timing) End() time.Duration {
 // confirmed renewal.
 func (t Timing) StopAfter() time.Duration { return t.End() - t.Stop }
 
+// LateAfter is D/2: without a confirmed renewal for this long the heartbeat is
+// late, and somebody should know before the service has to stop for it.
+func (t Timing) LateAfter() time.Duration { return t.StopAfter() / 2 }
+
 // KillAfter is when KILL is sent to what is still alive, on the same count.
 func (t Timing) KillAfter() time.Duration {
 	if t.Stop < 4*time.Second {

@@ -36,7 +36,8 @@ type ReignView struct {
 	Term    lease.Term
 	T0      lease.Instant
 	End     time.Duration
-	Leading bool // armed, read back, not given up; ask the clock for the rest
+	Late    time.Duration // since T0: HEARTBEAT_LATE
+	Leading bool          // armed, read back, not given up; ask the clock for the rest
 	Ready   bool
 	Ending  bool // its end has begun, planned or not
 	Stuck   bool
@@ -59,7 +60,7 @@ func (m *Machine) View(now lease.Instant) View {
 	}
 	if r := m.reign; r != nil {
 		v.Reign = &ReignView{
-			Term: r.term, T0: r.base(), End: r.timing.End(), Ready: r.ready && r.leaving == nil,
+			Term: r.term, T0: r.base(), End: r.timing.End(), Late: r.timing.LateAfter(), Ready: r.ready && r.leaving == nil,
 			Ending: r.over || r.leaving != nil, Stuck: r.stuck,
 			Leading: !r.over && r.readBack && r.armed,
 		}
