@@ -95,7 +95,7 @@ func TestGoldenAnswers(t *testing.T) {
 			`{"state":"STANDBY","uptime":"1h0m0s","currentTimeUtc":1777896000000,"startTimeUtc":1777892400000,` +
 				`"highAvailability":{"priority":0,"pollPeriod":200,"heartbeatTimeout":30000,"history":[` +
 				`{"state":"STANDBY","timestamp":1777895940000,"term":7,"reason":"started"},{"state":"INITIALIZING","timestamp":1777892400000,"term":0,"reason":"started"}]},` +
-				`"rebind":{},"persist":{"url":"/mnt/plane","kind":"posix","readAgeMs":100,"writeAgeMs":200,"latencyMs":3,"error":null,"verified":true}}`,
+				`"rebind":{},"persist":{"url":"/mnt/plane","kind":"posix","readAgeMs":100,"writeAgeMs":200,"latencyMs":3,"error":null,"verified":true,"storeRequests":{}}}`,
 		},
 		{
 			"history", "/v1/server/ha/history", reigned, 200, typeJSON,

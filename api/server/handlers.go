@@ -104,7 +104,12 @@ func setPriority(s *server, r *request) response {
 }
 
 func getMetrics(s *server, r *request) response {
-	return asJSON(http.StatusOK, r.metrics(s.opt.Wall()))
+	m := r.metrics(s.opt.Wall())
+	m.Persist.StoreRequests = map[string]uint64{}
+	if s.opt.StoreRequests != nil {
+		m.Persist.StoreRequests = s.opt.StoreRequests()
+	}
+	return asJSON(http.StatusOK, m)
 }
 
 func getHistory(_ *server, r *request) response {

@@ -103,7 +103,7 @@ func haHeaders(h http.Header, p picture) {
 	h[v1.HeaderNode] = []string{string(p.Node)}
 	h[v1.HeaderMaster] = []string{p.masterURI()}
 	h[v1.HeaderLeaseRemaining] = []string{strconv.FormatInt(p.LeaseRemaining(p.now).Milliseconds(), 10)}
-	if w := warningCodes(p.Warnings); w != "" {
+	if w := warningCodes(p.WarningsAt(p.now)); w != "" {
 		h[v1.HeaderWarning] = []string{w}
 	}
 }

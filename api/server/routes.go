@@ -46,6 +46,7 @@ func routes() []route {
 	}
 	return append(table, []route{
 		{methods: probe, path: "/v1/server/ha/health", role: open, health: true, handle: haHealth},
+		{methods: probe, path: "/metrics", role: open, health: true, handle: getMetricsText},
 		{methods: post, path: "/v1/server/ha/nudge", role: open, anyNode: true, handle: nudge},
 
 		{methods: get, path: "/v1/server/ha/state", role: viewer, health: true, handle: getState},

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/gorilla/mux"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	"github.com/understudy-ha/understudy/api/v1"
@@ -34,6 +35,11 @@ type Options struct {
 	Auth      Auth        // nil: nobody is let in
 	NonMaster NonMaster   // empty: NonMasterForbid
 	Build     Build
+	// Collectors add to /metrics what the node does not know, as of its store.
+	Collectors []prometheus.Collector
+	// StoreRequests says how many requests of each kind were sent to the store
+	// since the node began; nil: nobody counts them.
+	StoreRequests func() map[string]uint64
 	// Wall is the wall clock, for the timestamps people read. nil: time.Now.
 	Wall func() time.Time
 }
@@ -55,6 +61,8 @@ type server struct {
 	node   Node
 	opt    Options
 	nudges limiter
+
+	registry *prometheus.Registry
 }
 
 // New returns the handler of the node's REST interface.
@@ -71,7 +79,7 @@ func New(node Node, opt Options) http.Handler {
 	if opt.Wall == nil {
 		opt.Wall = time.Now
 	}
-	s := &server{node: node, opt: opt}
+	s := &server{node: node, opt: opt, registry: newRegistry(node, opt)}
 
 	// Cleaning a path means redirecting, and a health path never redirects.
 	m := mux.NewRouter().SkipClean(true)

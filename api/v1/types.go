@@ -110,6 +110,10 @@ type PersistMetrics struct {
 	LatencyMs   int64   `json:"latencyMs"`  // of the last operation that succeeded
 	Error       *string `json:"error"`      // of the last operation; null if it succeeded
 	VerifiedCAS bool    `json:"verified"`   // the store's promises were checked from this node
+	// StoreRequests is how many requests of each kind this node has sent to the
+	// store since it began; where it is not paid for by the request, how often
+	// each operation was called.
+	StoreRequests map[string]uint64 `json:"storeRequests"`
 }
 
 // History is the answer of GET /v1/server/ha/history.

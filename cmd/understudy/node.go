@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	"github.com/understudy-ha/understudy/api/server"
@@ -37,6 +38,7 @@ type daemon struct {
 	lock     *os.File
 	dir      *ha.Dir
 	store    persistence.Store
+	meter    meter
 	loc      config.Location
 	service  ha.Service
 	listener net.Listener
@@ -77,6 +79,7 @@ func runNode(ctx context.Context, d *daemon) (err error) {
 	served := make(chan error, 1)
 	handler := server.New(node, server.Options{
 		Logger: d.log, Auth: d.auth, NonMaster: server.NonMaster(d.cfg.Server.NonMaster), Build: server.Build{SHA1: build().Commit},
+		Collectors: []prometheus.Collector{&d.meter}, StoreRequests: d.meter.requests,
 	})
 	go func() { served <- server.Serve(rest, d.listener, handler, d.tls, d.log) }()
 	d.log.Info("started", zap.String("node", string(d.dir.Node())), zap.String("uri", d.uri),
@@ -213,6 +216,7 @@ func (d *daemon) openStore(ctx context.Context) error {
 	if d.store, err = openStore(d.loc, warn); err != nil {
 		return exitf(exitUsage, "persistenceDir: %w", err)
 	}
+	d.store = d.meter.wrap(d.store)
 	local := d.cfg.PersistenceDir == "" || d.cfg.PersistMode == config.PersistDisabled
 	if local {
 		if err := os.MkdirAll(d.loc.Path, 0o700); err != nil {

@@ -40,7 +40,7 @@ func (n *Node) runAlone(ctx context.Context) error {
 		s.Reign = &ReignStatus{Term: term, T0: t0, End: aloneLease, Ready: ready, Leading: true, Since: n.started}
 		s.Service = n.service.Info()
 		n.transition(now, &s)
-		s.History = n.history
+		s.History, s.Counts = n.history, n.sums()
 		s.Nodes = map[lease.NodeID]NodeStatus{n.opts.Node: {NodeRecord: n.recorder.record(&s, now), SeenAt: now}}
 		n.status.Store(&s)
 	}
@@ -65,7 +65,10 @@ func (n *Node) runAlone(ctx context.Context) error {
 				n.service.Start(StartOrder{Term: term, Node: n.opts.Node, NodeURI: n.opts.URI, Reason: "high availability is disabled"})
 			case ServiceReady:
 				ready = true
-			case ServiceUnready, ServiceStopping, ServiceGuardLost:
+			case ServiceUnready:
+				ready = false
+				n.counts.Restarts++
+			case ServiceStopping, ServiceGuardLost:
 				ready = false
 			case ServiceStuck:
 				ready = false

@@ -93,6 +93,7 @@ type Node struct {
 	calls   chan func(context.Context)
 	shut    chan string
 	status  atomic.Pointer[Status]
+	latency atomic.Int64 // nanoseconds: of the last operation on the store that succeeded
 	wait    sync.WaitGroup
 	lanes   sync.WaitGroup
 	done    chan struct{}
@@ -111,6 +112,9 @@ type Node struct {
 	phases   phaseClock
 	history  []Transition
 	warnings []string
+	counts   Counts
+	lateAt   lease.Instant // when a heartbeat was last found to be late
+	ruled    lease.Term    // the last term in which this node was MASTER
 	// registered: the location holds our register as far as the last read
 	// tells. Nothing is written beside a register that is not there: the
 	// location may be an unmounted mount point, or one that a birth must find

@@ -18,7 +18,11 @@ func (n *Node) perform(ctx context.Context, decided lease.Instant, a election.Ac
 	switch a := a.(type) {
 	case election.Read:
 		n.bounded(ctx, func(ctx context.Context) election.Event {
-			s, err := n.store.Read(ctx)
+			var s persistence.Snapshot
+			err := n.timed(func() (err error) {
+				s, err = n.store.Read(ctx)
+				return err
+			})
 			return readDone(s, err)
 		})
 	case election.Write:
@@ -26,7 +30,11 @@ func (n *Node) perform(ctx context.Context, decided lease.Instant, a election.Ac
 			if late(n.opts.Clock(), decided, a.Until) {
 				return election.WriteDone{WriteID: a.Value.WriteID, Unsent: true, Detail: "its time was over before it could be sent"}
 			}
-			v, err := n.store.CAS(ctx, persistence.Version(a.Old), a.Value.Encode())
+			var v persistence.Version
+			err := n.timed(func() (err error) {
+				v, err = n.store.CAS(ctx, persistence.Version(a.Old), a.Value.Encode())
+				return err
+			})
 			return writeDone(a.Value.WriteID, v, err)
 		})
 	case election.ListWhole:
@@ -98,6 +106,17 @@ func (n *Node) bounded(ctx context.Context, op func(context.Context) election.Ev
 	})
 }
 
+// timed performs one operation on the store and, if it succeeds, keeps how
+// long it took.
+func (n *Node) timed(op func() error) error {
+	from := time.Now()
+	err := op()
+	if err == nil {
+		n.latency.Store(int64(time.Since(from)))
+	}
+	return err
+}
+
 func readDone(s persistence.Snapshot, err error) election.Event {
 	switch {
 	case err == nil:
@@ -137,6 +156,7 @@ func (n *Node) fromService(ev ServiceEvent) election.Event {
 	case ServiceReady:
 		return election.Ready{Term: ev.Term}
 	case ServiceUnready:
+		n.counts.Restarts++
 		return election.Unready{Term: ev.Term}
 	case ServiceFailed:
 		return election.ServiceFailed{Term: ev.Term, Why: ev.Why}
@@ -210,9 +230,15 @@ func (n *Node) account(now lease.Instant, ev election.Event) {
 		n.storage.LastRead = now
 		n.storeAnswered()
 	case election.WriteDone:
-		if ev.Applied {
+		switch {
+		case ev.Applied:
+			n.counts.Beats++
 			n.storage.LastWrite = now
 			n.storeAnswered()
+		case ev.Unsent:
+			n.counts.Unsent++
+		default:
+			n.counts.Undecided++
 		}
 	case election.Listed:
 		if ev.OK && ev.Empty {

@@ -24,14 +24,15 @@ func (n *Node) publish(now lease.Instant) {
 		Standing: v.Standing, Why: v.Why, Detail: v.Detail, Warnings: n.warnings,
 		Compat: n.opts.StateCompat, Electable: v.Electable, Stopping: v.Ending, Paused: v.Paused,
 		Term: v.Term, Holder: v.Holder, HolderOK: v.HolderOK, HolderSeen: v.Since,
-		Store: n.storage, Service: n.service.Info(), LoopAt: n.loopAt,
+		Store: n.storage, Service: n.service.Info(), LoopAt: n.loopAt, LateAt: n.lateAt,
 	}
+	s.Store.Latency = time.Duration(n.latency.Load())
 	if !v.Held {
 		s.Holder = ""
 	}
 	if r := v.Reign; r != nil {
 		s.Reign = &ReignStatus{
-			Term: r.Term, T0: r.T0, End: r.End, Ready: r.Ready, Leading: r.Leading, Ending: r.Ending, Since: n.phases.since,
+			Term: r.Term, T0: r.T0, End: r.End, Late: r.Late, Ready: r.Ready, Leading: r.Leading, Ending: r.Ending, Since: n.phases.since,
 		}
 	}
 	if n.registered = !v.Since.IsZero(); n.registered {
@@ -39,6 +40,7 @@ func (n *Node) publish(now lease.Instant) {
 	}
 	n.transition(now, s)
 	s.History = n.history
+	s.Counts = n.sums()
 	s.Reigns = n.reigns.list()
 	s.Nodes = n.nodes(now, s)
 	n.status.Store(s)
@@ -73,7 +75,8 @@ func (n *Node) transition(now lease.Instant, s *Status) {
 	}
 	before := n.shown
 	n.shown = is
-	reason := n.reason(s, is.state, before.state)
+	reason, code := n.reason(s, is.state, before.state), n.code(s, is.state, before.state)
+	n.counts.changed(Change{To: is.state, Code: code})
 	f := []zap.Field{
 		zap.String("plane", string(s.Plane)), zap.Uint64("term", uint64(is.term)),
 		zap.String("from", string(before.state)), zap.String("to", string(is.state)), zap.String("reason", reason),
@@ -82,7 +85,7 @@ func (n *Node) transition(now lease.Instant, s *Status) {
 		f = append(f, zap.String("store", s.Store.URL)) // most failures are its
 	}
 	n.log.Info("state", f...)
-	h := append([]Transition{{State: is.state, Term: is.term, Reason: reason, At: time.Now()}}, n.history...)
+	h := append([]Transition{{State: is.state, Term: is.term, Code: code, Reason: reason, At: time.Now()}}, n.history...)
 	n.history = h[:min(len(h), historyLimit)]
 }
 
@@ -105,6 +108,49 @@ func (n *Node) reason(s *Status, is, was lease.State) string {
 		return "starting"
 	}
 	return "no master is known"
+}
+
+// code says why the state changed, by reason code.
+func (n *Node) code(s *Status, is, was lease.State) string {
+	switch {
+	case is == lease.StateMaster && n.opts.Mode == lease.ModeDisabled:
+		return ChangedAlone
+	case is == lease.StateMaster && n.ruled == s.Term:
+		return ChangedRecovered
+	case is == lease.StateMaster:
+		n.ruled = s.Term
+		return n.phases.code
+	case is == lease.StateFailed && s.Why != "":
+		return s.Why
+	case is == lease.StateFailed:
+		return election.ReasonLeaseLost // it ran down before the loop could say why
+	case is == lease.StateTerminated:
+		return ChangedStopped
+	case is == lease.StateInitializing && was == lease.StateMaster:
+		return ChangedRestart
+	case was == lease.StateMaster:
+		return ChangedLeft
+	case is == lease.StateInitializing:
+		return ChangedStarted
+	}
+	return ChangedFollows
+}
+
+// changed counts a transition. The map is published, so it is replaced.
+func (c *Counts) changed(to Change) {
+	m := maps.Clone(c.Changes)
+	if m == nil {
+		m = map[Change]uint64{}
+	}
+	m[to]++
+	c.Changes = m
+}
+
+// sums are the counts with those that others keep.
+func (n *Node) sums() Counts {
+	c := n.counts
+	c.Records, c.RecordsFailed = n.recorder.sums()
+	return c
 }
 
 // loudness of notes; the rest is for Debug.
@@ -156,8 +202,11 @@ func (n *Node) noted(now lease.Instant, a election.Note) {
 		n.reigns.ended(a.Term, why)
 	case election.NoteDraining, election.NoteStopping:
 		n.phases.endReason = a.Detail
+	case election.NoteLate:
+		n.counts.Late++
+		n.lateAt = now
 	case election.NoteAlarm, election.NoteStuck, election.NoteRollback, election.NoteUnreadable, election.NotePlane,
-		election.NoteLate, election.NoteLapsed, election.NoteDemoted, election.NoteForgetful, election.NoteGuardSilent,
+		election.NoteLapsed, election.NoteDemoted, election.NoteForgetful, election.NoteGuardSilent,
 		election.NoteUnready, election.NoteBorn, election.NoteHolder, election.NoteHeldOff,
 		election.NoteTakeover:
 	}
@@ -169,6 +218,7 @@ type phaseClock struct {
 	claims    bool
 	ms        Phases
 	reason    string
+	code      string // of a Change to MASTER
 	endReason string
 	since     time.Time
 	open      bool
@@ -178,9 +228,9 @@ func (p *phaseClock) claiming(now lease.Instant, s *Status, lastLife lease.Insta
 	if p.claims {
 		return // a repeated attempt belongs to the same claim
 	}
-	*p = phaseClock{at: now, claims: true, reason: "silent: " + from}
+	*p = phaseClock{at: now, claims: true, reason: "silent: " + from, code: ChangedSilent}
 	if s.Holder == "" {
-		p.reason = from
+		p.reason, p.code = from, ChangedReleased
 	}
 	if !lastLife.IsZero() {
 		p.ms.Detected = now.Longest(lastLife).Milliseconds()

@@ -34,8 +34,9 @@ type recorder struct {
 	lane *lane
 
 	mu      sync.Mutex
-	beat    uint64
-	latency time.Duration
+	beat    uint64        // records that were begun
+	stored  uint64        // and those that reached the store
+	failed  uint64        // or did not
 	written lease.Instant // completion of the last record that was written
 
 	// Owned by the loop.
@@ -84,14 +85,14 @@ func (r *recorder) start(ctx context.Context) { r.n.lanes.Go(func() { r.lane.run
 // record is what this node says of itself now.
 func (r *recorder) record(s *Status, now lease.Instant) lease.NodeRecord {
 	r.mu.Lock()
-	beat, lat := r.beat, r.latency
+	beat := r.beat
 	r.mu.Unlock()
 	why := s.Why
 	return lease.NodeRecord{
 		Node: s.Node, Incarnation: s.Incarnation, Beat: beat, IntervalMs: r.interval(s).Milliseconds(),
 		State: s.StateAt(now), Mode: s.Mode, URI: s.URI, Host: r.host, Priority: s.Priority, Version: s.Version,
 		Term: s.Term, Electable: s.Electable, Why: why, LeaseMs: s.Timeout.Milliseconds(),
-		StoreMs: lat.Milliseconds(), WallMs: time.Now().UnixMilli(), StartedMs: s.Started.UnixMilli(),
+		StoreMs: time.Duration(r.n.latency.Load()).Milliseconds(), WallMs: time.Now().UnixMilli(), StartedMs: s.Started.UnixMilli(),
 	}
 }
 
@@ -145,14 +146,7 @@ func (r *recorder) write(ctx context.Context, s *Status) error {
 	if err := r.lookForClone(ctx, s); err != nil {
 		return err
 	}
-	from := time.Now()
-	if err := r.put(ctx, s); err != nil {
-		return err
-	}
-	r.mu.Lock()
-	r.latency = time.Since(from)
-	r.mu.Unlock()
-	return nil
+	return r.put(ctx, s)
 }
 
 func (r *recorder) put(ctx context.Context, s *Status) error {
@@ -161,13 +155,25 @@ func (r *recorder) put(ctx context.Context, s *Status) error {
 	r.mu.Unlock()
 	b := r.record(s, r.n.Now()).Encode()
 	r.wrote = true
-	err := r.n.store.Put(ctx, recordPrefix+string(s.Node), bytes.NewReader(b), int64(len(b)))
-	if err == nil {
-		r.mu.Lock()
-		r.written = r.n.Now()
-		r.mu.Unlock()
+	err := r.n.timed(func() error {
+		return r.n.store.Put(ctx, recordPrefix+string(s.Node), bytes.NewReader(b), int64(len(b)))
+	})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err != nil {
+		r.failed++
+		return err
 	}
-	return err
+	r.stored++
+	r.written = r.n.Now()
+	return nil
+}
+
+// sums are how many records reached the store, and how many did not.
+func (r *recorder) sums() (stored, failed uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.stored, r.failed
 }
 
 // wroteAt is when this node's record last reached the store.

@@ -1,6 +1,8 @@
 package ha
 
 import (
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/understudy-ha/understudy/pkg/lease"
@@ -50,13 +52,48 @@ type Status struct {
 	Store   StoreStatus
 	Service ServiceInfo
 	LoopAt  lease.Instant // when the loop last ran
+	LateAt  lease.Instant // when a heartbeat was last found to be late; zero if none was
+	Counts  Counts
 }
+
+// Counts are sums since the process began: they only grow.
+type Counts struct {
+	// Beats are the attempts to write the register that are confirmed, those
+	// that found out late included; Undecided those whose outcome had to be
+	// looked for in the register; Unsent those whose time was over first.
+	Beats, Undecided, Unsent uint64
+	Late                     uint64 // renewals that were not confirmed within half the time to the stop
+	Records, RecordsFailed   uint64 // records of this node that reached the store, or did not
+	Restarts                 uint64 // of the service, on this node
+	// Changes of this node's state. A published map is never changed.
+	Changes map[Change]uint64
+}
+
+// Change is a kind of transition: where to, and why by reason code.
+type Change struct {
+	To   lease.State
+	Code string // one of the Changed constants, or the code of a FAILED node
+}
+
+// Why a node's state changed, where it did not fail.
+const (
+	ChangedStarted   = "STARTED"           // the process began, or begins anew
+	ChangedFollows   = "FOLLOWS"           // it sees the plane and could take over, or stands back
+	ChangedSilent    = "HOLDER_SILENT"     // it is MASTER: the one before fell silent
+	ChangedReleased  = "RELEASED"          // it is MASTER: the one before let go
+	ChangedAlone     = "DISABLED"          // it is MASTER without a plane
+	ChangedRestart   = "SERVICE_RESTART"   // it is MASTER no more until its service is back
+	ChangedRecovered = "SERVICE_RECOVERED" // it is MASTER again in the same term
+	ChangedLeft      = "STEPPED_DOWN"      // it gave the term up
+	ChangedStopped   = "STOPPED"           // it left the plane
+)
 
 // ReignStatus is this node's hold on the mastership.
 type ReignStatus struct {
 	Term    lease.Term
 	T0      lease.Instant // start of the last renewal that is confirmed and acknowledged by the guard
 	End     time.Duration // end of the right to serve, since T0
+	Late    time.Duration // since T0: from then on the heartbeat is late; 0: never
 	Ready   bool          // the service runs and is ready, and nothing has begun to end the reign
 	Leading bool          // the term is held and renewed (the service may be starting, or draining)
 	Ending  bool          // its end has begun, planned or not
@@ -81,6 +118,27 @@ func (s *Status) LeaseRemaining(now lease.Instant) time.Duration {
 		return 0
 	}
 	return s.Reign.End - now.Longest(s.Reign.T0)
+}
+
+// warnLate begins the warning of a late heartbeat.
+const warnLate = "HEARTBEAT_LATE: "
+
+// WarningsAt are the Warnings and what is to be said of the given moment. A
+// heartbeat that was late is told of for one heartbeatTimeout, so that whoever
+// asks now and then hears of it, too.
+func (s *Status) WarningsAt(now lease.Instant) []string {
+	r := s.Reign
+	switch {
+	case s.Leading(now) && r.Late > 0 && now.Longest(r.T0) >= r.Late:
+		return append(slices.Clip(s.Warnings), fmt.Sprintf(
+			"%sno renewal confirmed for %v; %v are left to serve. Look at the store and at the load of this machine",
+			warnLate, now.Longest(r.T0).Truncate(time.Millisecond), s.LeaseRemaining(now).Truncate(time.Millisecond)))
+	case !s.LateAt.IsZero() && now.Longest(s.LateAt) < s.Timeout:
+		return append(slices.Clip(s.Warnings), fmt.Sprintf(
+			"%sa renewal was not confirmed in time %v ago. Look at the store and at the load of this machine",
+			warnLate, now.Longest(s.LateAt).Truncate(time.Second)))
+	}
+	return s.Warnings
 }
 
 // StateAt is the node's state at the given moment, by the truth rule.
@@ -126,6 +184,7 @@ func (n NodeStatus) Fresh(now lease.Instant, timeout time.Duration) bool {
 type Transition struct {
 	State  lease.State
 	Term   lease.Term
+	Code   string // why: see Change
 	Reason string
 	At     time.Time // wall clock
 }

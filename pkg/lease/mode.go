@@ -46,3 +46,10 @@ const (
 	StateFailed       State = "FAILED"
 	StateTerminated   State = "TERMINATED"
 )
+
+// States lists every state in the order documents name them.
+func States() []State {
+	return []State{
+		StateInitializing, StateStandby, StateHotStandby, StateHotBackup, StateMaster, StateFailed, StateTerminated,
+	}
+}
