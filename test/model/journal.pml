@@ -71,10 +71,8 @@ byte j, k, x; /* used within a step, 0 between steps */
 #define REACHED assert(!(!nd[i].a[s].open && nd[i].a[s].kind == renewal && nd[i].a[s].head != head))
 #elif defined(REACH_SECOND)   /* an undecided commit lands after a second attempt was sent */
 #define REACHED assert(!(nd[i].a[1-s].open && nd[i].a[1-s].fly && nd[i].a[s].open && nd[i].a[s].head != head && s == 0 && !nd[i].pend))
-#elif defined(REACH_ALL)      /* the last segment is committed, on top of the two before */
-#define REACHED assert(nd[i].a[s].head != SEGMENTS || seg[SEGMENTS].pred != SEGMENTS-1 || seg[SEGMENTS-1].pred != SEGMENTS-2)
-#elif defined(REACH_ORPHAN)   /* a segment is stored whose commit lost */
-#define REACHED assert(!(nd[i].a[s].kind == claim && nd[1-i].tip != nd[1-i].head))
+#elif defined(REACH_ALL)      /* four commits, each on top of the one before */
+#define REACHED assert(!(nd[i].a[s].head == 4 && seg[4].pred == 3 && seg[3].pred == 2 && seg[2].pred == 1))
 #elif defined(REACH_DELETE)   /* something was deleted, and appended after */
 #define REACHED assert(!(seg[1].at == deleted && seg[head].pred != ROOT && seg[seg[head].pred].snapshot))
 #elif defined(REACH_PAUSED)   /* a deposed master collects */
@@ -405,8 +403,7 @@ proctype node(byte i)
 	/* time: every lease that counts from what this node has sent so far ends */
 	:: d_step { (nd[i].reign && !nd[i].over) || isopen(i) || (holder == i && held && !expired) ->
 		printf("-- the leases of node %d end\n", i);
-#ifdef NO_R4
-#else
+#ifndef NO_R4
 		nd[i].over = nd[i].reign;
 		dropWip(i);
 #endif

@@ -91,8 +91,6 @@ byte k, j, n; /* used within a step, 0 between steps */
 #define REACHED assert(nd[i].a[s].open)
 #elif defined(REACH_LAST)    /* all versions come into being */
 #define REACHED assert(cur < VERSIONS)
-#elif defined(REACH_STALE)   /* two serve by the register, one of them by the clock no more */
-#define REACHED assert(!(masters == 1 && nd[i].reign == 0 && held[cur]))
 #else
 #define REACHED skip
 #endif
