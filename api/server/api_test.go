@@ -108,6 +108,10 @@ func TestGoldenAnswers(t *testing.T) {
 		{"up", "/v1/server/up", mastering(), 200, typeJSON, `true`},
 		{"up promoting", "/v1/server/up", holding(lease.StateStandby, false), 200, typeJSON, `false`},
 		{"healthy", "/v1/server/healthy", mastering(), 200, typeJSON, `true`},
+		{
+			"healthy though it only writes", "/v1/server/healthy",
+			with(mastering(), func(s *ha.Status) { s.Store.LastRead = start.Add(-time.Minute) }), 200, typeJSON, `true`,
+		},
 		{"healthy failed", "/v1/server/healthy", status(lease.StateFailed), 200, typeJSON, `false`},
 		{"shuttingDown", "/v1/server/shuttingDown", status(lease.StateStandby), 200, typeJSON, `false`},
 		{
