@@ -31,12 +31,14 @@ import (
 type Node struct {
 	Name    string // of the test's own: n1, n2, ...
 	DataDir string
-	// Store is where this node sees the plane's directory: the directory
-	// itself, or the node's own faulty mount of it.
+	// Store is where this node sees the plane's store: the directory itself,
+	// the node's own faulty mount of it, or a URL of Options.Storage.
 	Store string
 	// Fault injects faults into this node's view of the store; nil unless
 	// Options.FaultFS.
 	Fault *faultfs.FS
+	// Env is added to the environment of later starts; the service inherits it.
+	Env []string
 	// Via is a command line that later starts run the daemon through, by
 	// appending the daemon's own; it must pass signals' effects and exit codes
 	// on, and die with its parent ("unshare --time --fork --kill-child=KILL").
@@ -147,6 +149,10 @@ func (n *Node) Command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + n.plane.Dir, markVariable + "=" + n.mark,
 	}
+	if n.plane.opt.Storage != nil {
+		cmd.Env = append(cmd.Env, n.plane.opt.Storage.Env...)
+	}
+	cmd.Env = append(cmd.Env, n.Env...)
 	cmd.Dir = "/"
 	cmd.SysProcAttr = attributes(n.plane.opt.UID)
 	return cmd

@@ -27,6 +27,16 @@ type Options struct {
 	UID        int  // the nodes' user; 0: ours
 	FaultFS    bool // each node gets a mount of its own on the store
 	NoInit     bool // leave the store empty: the nodes make the plane (R0)
+	// Storage is what the nodes share; nil: a directory of the plane's own.
+	Storage *Storage
+}
+
+// Storage is a shared store that is no directory.
+type Storage struct {
+	// Location is the store's URL as a node is given it; of "", as the test is.
+	Location func(node string) string
+	Env      []string               // of everything that opens the store: credentials
+	Register func() ([]byte, error) // reads the register around Understudy's own code
 }
 
 // Preset is the setting ha.preset: "fast" is T = 5s, "default" is T = 30s.
@@ -35,7 +45,7 @@ func Preset(name string) map[string]any { return map[string]any{"ha.preset": nam
 // Plane is a store and its nodes.
 type Plane struct {
 	Dir     string // everything of this plane
-	Store   string // the shared directory
+	Store   string // the shared directory, or what else there is, as this process sees it
 	Records string // what the services write about themselves
 	Nodes   []*Node
 	// KeepOnFailure leaves everything in Dir when the test has failed, for
@@ -75,7 +85,11 @@ func NewPlane(tb testing.TB, o Options) *Plane {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		tb.Fatal(err)
 	}
-	p.mkdir(p.Store)
+	if o.Storage != nil {
+		p.Store = o.Storage.Location("")
+	} else {
+		p.mkdir(p.Store)
+	}
 	p.mkdir(p.Records)
 	for range o.Nodes {
 		p.AddNode(nil)
@@ -104,6 +118,9 @@ func (p *Plane) AddNode(settings map[string]any) *Node {
 	own := map[string]any{}
 	maps.Copy(own, settings)
 	n := newNode(p, fmt.Sprintf("n%d", len(p.Nodes)+1), own)
+	if p.opt.Storage != nil {
+		n.Store = p.opt.Storage.Location(n.Name)
+	}
 	p.mkdir(n.DataDir)
 	if p.opt.FaultFS {
 		n.Store = filepath.Join(p.Dir, n.Name+".mnt")
@@ -127,6 +144,9 @@ func (p *Plane) Init() {
 	cmd := exec.CommandContext(ctx, Understudy(), "init", "--location", p.Store)
 	cmd.SysProcAttr = attributes(p.opt.UID)
 	cmd.SysProcAttr.Pdeathsig = 0 // this thread may end before it
+	if p.opt.Storage != nil {
+		cmd.Env = append(os.Environ(), p.opt.Storage.Env...)
+	}
 	if b, err := cmd.CombinedOutput(); err != nil {
 		p.t.Fatalf("init: %v: %s", err, b)
 	}
@@ -214,21 +234,34 @@ func (p *Plane) NodeOf(tree intervals.Tree) *Node {
 	return nil
 }
 
-// Register reads the register as a person would: it is the name of a file.
+// Register reads the register as a person would.
 func (p *Plane) Register() lease.Value {
 	p.t.Helper()
-	entries, err := os.ReadDir(filepath.Join(p.Store, "lease"))
+	read := p.name
+	if p.opt.Storage != nil {
+		read = p.opt.Storage.Register
+	}
+	b, err := read()
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	if len(entries) != 1 {
-		p.t.Fatalf("the register has %d names, want 1", len(entries))
-	}
-	v, err := lease.ParseValue([]byte(entries[0].Name()))
+	v, err := lease.ParseValue(b)
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	return v
+}
+
+// name is that of the file that is the register in a directory.
+func (p *Plane) name() ([]byte, error) {
+	entries, err := os.ReadDir(filepath.Join(p.Store, "lease"))
+	if err != nil {
+		return nil, err
+	}
+	if len(entries) != 1 {
+		return nil, fmt.Errorf("the register has %d names, want 1", len(entries))
+	}
+	return []byte(entries[0].Name()), nil
 }
 
 // Latest returns the service that started last.
