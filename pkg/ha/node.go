@@ -317,8 +317,11 @@ func (n *Node) send(ev election.Event) {
 	}
 }
 
-// Nudge has the register read soon.
+// Nudge has the register read soon, and by a master what it was asked for.
 func (n *Node) Nudge() {
+	if n.Status().Reign != nil {
+		n.peers.hurry.Store(true)
+	}
 	select {
 	case n.events <- election.Nudged{}:
 	default: // the loop is busy and will read anyway

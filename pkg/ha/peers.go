@@ -23,7 +23,6 @@ import (
 const (
 	viewKey       = "view"
 	requestPrefix = "requests/"
-	listEvery     = 10 * time.Second
 )
 
 // viewObject is the master's picture of the plane, which the others read, so
@@ -55,10 +54,16 @@ type peers struct {
 	table atomic.Pointer[map[lease.NodeID]NodeStatus]
 	ruled atomic.Pointer[lease.NodeID] // the last node that was seen to hold the term
 
+	hurry atomic.Bool // somebody says that there is a request
+
 	// Owned by the loop.
 	at      lease.Instant
 	began   bool
 	leading bool
+	state   lease.State
+	rounds  int // since the term last changed hands
+
+	requestsAt lease.Instant // owned by the lane
 
 	// Owned by the lane, except that forget takes it too.
 	mu       sync.Mutex
@@ -87,13 +92,18 @@ func (p *peers) known() map[lease.NodeID]NodeStatus {
 }
 
 // every is how often the other nodes are looked at: with each heartbeat where
-// reads are cheap, every ten seconds where they cost money.
-func (p *peers) every(leading bool) time.Duration {
+// reads are cheap.
+func (p *peers) every(orphan bool) time.Duration {
 	t := p.n.opts.Timing
-	if leading || p.n.store.Limits().PollDivisor != 1 {
+	switch {
+	case !p.n.thrifty() && orphan:
+		return 3 * t.Heartbeat
+	case !p.n.thrifty():
 		return t.StandbyHeartbeat
+	case p.rounds < quickRounds:
+		return 2 * t.Heartbeat
 	}
-	return max(t.StandbyHeartbeat, listEvery)
+	return max(t.StandbyHeartbeat, glanceEvery)
 }
 
 // shown looks at the other nodes when it is time to.
@@ -101,12 +111,8 @@ func (p *peers) shown(s *Status, now lease.Instant) {
 	if !p.n.running.Load() {
 		return
 	}
-	leading := s.Leading(now)
+	leading, state := s.Leading(now), s.StateAt(now)
 	orphan := !leading && !s.HolderOK
-	every := p.every(leading)
-	if orphan {
-		every = 3 * p.n.opts.Timing.Heartbeat
-	}
 	// A new holder is a candidate no more, and whoever waits for it to claim
 	// first must learn that before it leaves again.
 	moved := s.Holder != "" && (p.ruled.Load() == nil || *p.ruled.Load() != s.Holder)
@@ -114,29 +120,46 @@ func (p *peers) shown(s *Status, now lease.Instant) {
 		holder := s.Holder
 		p.ruled.Store(&holder)
 	}
-	if p.began && leading == p.leading && !moved && now.Longest(p.at) < every {
+	if moved = moved || !p.began || leading != p.leading; moved {
+		p.rounds = 0
+	}
+	// The view tells the others that its writer serves now, or no more.
+	turned := leading && state != p.state
+	asked := leading && p.hurry.Load() && now.Longest(p.at) >= p.n.opts.Timing.Heartbeat
+	if !moved && !turned && !asked && now.Longest(p.at) < p.every(orphan) {
 		return
 	}
-	p.began, p.leading, p.at = true, leading, now
-	p.lane.put(func(ctx context.Context) {
-		ctx, cancel := context.WithTimeout(ctx, 4*p.n.opts.Timing.Operation)
-		defer cancel()
-		var err error
-		switch {
-		case leading:
-			if err = p.gather(ctx); err == nil {
-				err = errors.Join(p.publishView(ctx), p.serveRequests(ctx, s.Term))
-			}
-		case orphan:
-			err = p.gather(ctx)
-		default:
-			err = p.readView(ctx)
+	p.began, p.leading, p.state, p.at = true, leading, state, now
+	p.rounds++
+	p.lane.put(func(ctx context.Context) { p.look(ctx, s, leading, orphan) })
+}
+
+// look is one round.
+func (p *peers) look(ctx context.Context, s *Status, leading, orphan bool) {
+	ctx, cancel := context.WithTimeout(ctx, 4*p.n.opts.Timing.Operation)
+	defer cancel()
+	var err error
+	switch {
+	case leading:
+		if err = p.gather(ctx); err == nil {
+			err = errors.Join(p.publishView(ctx), p.serveRequests(ctx, s.Term))
 		}
-		if err != nil {
-			p.n.log.Debug("peers", zap.Error(err))
-		}
-		p.announce()
-	})
+	case orphan && (!p.n.thrifty() || !p.pictured()):
+		err = p.gather(ctx)
+	default:
+		err = p.readView(ctx)
+	}
+	if err != nil {
+		p.n.log.Debug("peers", zap.Error(err))
+	}
+	p.announce(leading)
+}
+
+// pictured reports whether a master's view was ever read.
+func (p *peers) pictured() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.viewSeen.Writer != ""
 }
 
 // gather reads every node's record.
@@ -177,8 +200,8 @@ func (p *peers) gather(ctx context.Context) error {
 // listing is how often nodes are listed: new ones show sooner where a listing
 // costs nothing.
 func (p *peers) listing() time.Duration {
-	if p.n.store.Limits().PollDivisor == 1 {
-		return listEvery
+	if p.n.thrifty() {
+		return thriftyListing
 	}
 	return 2 * p.n.opts.Timing.StandbyHeartbeat
 }
@@ -191,13 +214,13 @@ func (p *peers) take(id lease.NodeID, rec lease.NodeRecord, now lease.Instant) {
 	switch {
 	case !ok && p.gathered && !slices.Contains(p.before, id):
 		// It was not there when we listed last: somebody wrote it since.
-		p.seen[id] = NodeStatus{NodeRecord: rec, SeenAt: now}
+		p.seen[id] = NodeStatus{NodeRecord: rec, SeenAt: now, Lag: p.n.lag()}
 	case !ok:
 		// How old it is can not be told from a foreign clock: it counts as
 		// silent until it is seen to change.
-		p.seen[id] = NodeStatus{NodeRecord: rec, SeenAt: now, AgeAtRef: neverSeen}
+		p.seen[id] = NodeStatus{NodeRecord: rec, SeenAt: now, AgeAtRef: neverSeen, Lag: p.n.lag()}
 	case old.Beat != rec.Beat || old.Incarnation != rec.Incarnation:
-		p.seen[id] = NodeStatus{NodeRecord: rec, SeenAt: now}
+		p.seen[id] = NodeStatus{NodeRecord: rec, SeenAt: now, Lag: p.n.lag()}
 	default:
 		old.NodeRecord = rec
 		p.seen[id] = old
@@ -231,8 +254,10 @@ func (p *peers) publishView(ctx context.Context) error {
 	defer p.mu.Unlock()
 	now := p.n.Now()
 	v := viewObject{Writer: p.n.inc, Beat: p.viewOut.Beat + 1}
-	v.Nodes = append(v.Nodes, viewNode{Record: p.n.recorder.record(p.n.Status(), now)})
+	own := p.n.recorder.record(p.n.Status(), now)
+	v.Nodes = append(v.Nodes, viewNode{Record: own})
 	var sum strings.Builder
+	fmt.Fprintf(&sum, "%s;", own.State)
 	for _, id := range slices.Sorted(maps.Keys(p.seen)) {
 		ns := p.seen[id]
 		if d := p.n.opts.InactiveNodeRemoval; d > 0 && ns.AgeAtRef == 0 && ns.Age(now) > d {
@@ -245,7 +270,11 @@ func (p *peers) publishView(ctx context.Context) error {
 		v.Nodes = append(v.Nodes, viewNode{Record: ns.NodeRecord, AgeMs: ns.Age(now).Milliseconds()})
 		fmt.Fprintf(&sum, "%s %s %d %t %t;", id, ns.State, ns.Priority, ns.Electable, ns.Fresh(now, 0))
 	}
-	if sum.String() == p.viewSent && now.Longest(p.viewAt) < p.every(false) {
+	every := p.n.opts.Timing.StandbyHeartbeat
+	if p.n.thrifty() {
+		every = glanceEvery / 2 // with each glance, and not with the quick rounds before
+	}
+	if sum.String() == p.viewSent && now.Longest(p.viewAt) < every {
 		return nil
 	}
 	b, err := json.Marshal(v)
@@ -292,14 +321,14 @@ func (p *peers) readView(ctx context.Context) error {
 		}
 		p.ids = append(p.ids, id)
 		if id != p.n.opts.Node {
-			p.seen[id] = NodeStatus{NodeRecord: x.Record, SeenAt: now, AgeAtRef: age}
+			p.seen[id] = NodeStatus{NodeRecord: x.Record, SeenAt: now, AgeAtRef: age, Lag: p.n.lag()}
 		}
 	}
 	return nil
 }
 
 // announce publishes the table and tells the machine who the candidates are.
-func (p *peers) announce() {
+func (p *peers) announce(leading bool) {
 	p.mu.Lock()
 	t := maps.Clone(p.seen)
 	p.mu.Unlock()
@@ -311,7 +340,11 @@ func (p *peers) announce() {
 		if ruled != nil && ns.Node == *ruled {
 			continue // its record may still be that of the standby it was
 		}
-		if candidate(ns, now) {
+		at := now
+		if p.n.thrifty() && !leading {
+			at = ns.SeenAt // as the master saw it last: without one nobody looks
+		}
+		if candidate(ns, at) {
 			cs = append(cs, election.Candidate{Node: ns.Node, Priority: ns.Priority, Version: ns.Version, State: ns.State})
 		}
 	}
@@ -366,11 +399,22 @@ func (p *peers) request(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*p.n.opts.Timing.Operation)
 	defer cancel()
-	return p.n.store.Put(ctx, requestPrefix+string(NewWriteID()), bytes.NewReader(b), int64(len(b)))
+	if err := p.n.store.Put(ctx, requestPrefix+string(NewWriteID()), bytes.NewReader(b), int64(len(b))); err != nil {
+		return err
+	}
+	if holder, ok := p.known()[s.Holder]; ok && holder.URI != "" && p.n.opts.Nudge != nil {
+		p.n.opts.Nudge(ctx, []string{holder.URI}) // or it would find the request with its next listing
+	}
+	return nil
 }
 
 // serveRequests lets the master take what operators asked for.
 func (p *peers) serveRequests(ctx context.Context, term lease.Term) error {
+	now := p.n.Now()
+	if asked := p.hurry.Swap(false); !asked && p.n.thrifty() && !p.requestsAt.IsZero() && now.Longest(p.requestsAt) < thriftyRequests {
+		return nil
+	}
+	p.requestsAt = now
 	page, err := p.n.store.List(ctx, requestPrefix, "")
 	if err != nil {
 		return err
@@ -421,6 +465,6 @@ func (p *peers) forget(ctx context.Context, id lease.NodeID) error {
 		p.ids = slices.DeleteFunc(p.ids, func(y lease.NodeID) bool { return y == x })
 	}
 	p.mu.Unlock()
-	p.announce()
+	p.announce(p.n.Status().Leading(now))
 	return errors.Join(errs...)
 }

@@ -20,6 +20,7 @@ type plane struct {
 	at     *memory.Location
 	timing election.Timing
 	zero   time.Time
+	charge bool // the store charges for requests
 
 	mu     sync.Mutex
 	active map[lease.NodeID]lease.Term
@@ -62,7 +63,11 @@ func (p *plane) clock() lease.Instant { return lease.At(time.Since(p.zero) + tim
 // start runs a node until the test ends; change may alter its options.
 func (p *plane) start(change func(*ha.Options)) *member {
 	p.t.Helper()
-	m := &member{id: ha.NewNodeID(), store: faulty.Wrap(p.at.Open()), ended: make(chan struct{})}
+	var inner persistence.Store = p.at.Open()
+	if p.charge {
+		inner = charging{inner}
+	}
+	m := &member{id: ha.NewNodeID(), store: faulty.Wrap(inner), ended: make(chan struct{})}
 	o := ha.Options{
 		Node: m.id, Timing: p.timing, HotStandby: true, AutoInit: true, Clock: p.clock,
 		OnReign: func(ctx context.Context, r ha.Reign) error { return p.reign(ctx, m.id, r) },

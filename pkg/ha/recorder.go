@@ -50,6 +50,9 @@ type recorder struct {
 
 	// Owned by the lane.
 	rival  clone
+	looks  int           // for a clone
+	lookAt lease.Instant // the last one
+	alone  bool          // it showed none
 	looked bool
 	wrote  bool
 	found  lease.Incarnation // whose record was there when this run began
@@ -97,7 +100,10 @@ func (r *recorder) record(s *Status, now lease.Instant) lease.NodeRecord {
 }
 
 func (r *recorder) interval(s *Status) time.Duration {
-	if s.Reign != nil {
+	switch {
+	case s.Reign != nil && r.n.thrifty():
+		return thriftyRecord
+	case s.Reign != nil:
 		return masterRecordInterval
 	}
 	return r.n.opts.Timing.StandbyHeartbeat
@@ -188,12 +194,18 @@ func (r *recorder) wroteAt() lease.Instant {
 // cloned machine or a copied data directory (R14). One that stands still is
 // the trace of a former run.
 func (r *recorder) lookForClone(ctx context.Context, s *Status) error {
+	now := r.n.Now()
+	if r.n.thrifty() && r.alone && r.looks >= firstLooks && now.Longest(r.lookAt) < thriftyLook {
+		return nil
+	}
+	r.looks, r.lookAt, r.alone = r.looks+1, now, true
 	b, err := readObject(ctx, r.n.store, recordPrefix+string(s.Node))
 	if errors.Is(err, persistence.Absent) {
 		r.looked = true
 		return nil
 	}
 	if err != nil {
+		r.alone = false // nothing was seen
 		return err
 	}
 	rec, err := lease.ParseNodeRecord(b)
@@ -204,6 +216,7 @@ func (r *recorder) lookForClone(ctx context.Context, s *Status) error {
 	if err != nil || rec.Incarnation == s.Incarnation || rec.State == lease.StateTerminated {
 		return nil //nolint:nilerr // a torn record says nothing about a clone
 	}
+	r.alone = false
 	r.other.Store(&rec)
 	if rec.Incarnation != r.rival.inc {
 		r.rival = clone{inc: rec.Incarnation, beat: rec.Beat}

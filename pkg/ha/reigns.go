@@ -2,6 +2,7 @@ package ha
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -81,9 +82,12 @@ func (r *reigns) ended(t lease.Term, why string) {
 
 // shown fetches what other nodes wrote, when there is something new.
 func (r *reigns) shown(s *Status) {
-	every := listEvery
+	every := 10 * time.Second
 	if l := r.list(); len(l) == 0 || l[0].Term < s.Term {
 		every = 2 * r.n.opts.Timing.Heartbeat // its holder writes it once the service is ready
+	}
+	if r.n.thrifty() {
+		every = max(every, glanceEvery/2)
 	}
 	if !r.n.running.Load() || s.Term == 0 || time.Since(r.asked) < every {
 		return
@@ -209,19 +213,7 @@ func (r *reigns) load(ctx context.Context) error {
 
 // refresh fetches the newest reign and those still open.
 func (r *reigns) refresh(ctx context.Context) error {
-	s := r.n.Status()
-	want := map[lease.Term]bool{}
-	r.mu.Lock()
-	if rec, ok := r.all[s.Term]; s.Term > 0 && (!ok || rec.To == nil) {
-		want[s.Term] = true
-	}
-	for t, rec := range r.all {
-		if rec.To == nil && t != s.Term {
-			want[t] = true
-		}
-	}
-	r.mu.Unlock()
-	for t := range want {
+	for _, t := range r.wanted(r.n.Status()) {
 		rec, err := r.get(ctx, t)
 		if err == nil && rec.Incarnation != r.n.inc {
 			r.keep(rec)
@@ -230,4 +222,27 @@ func (r *reigns) refresh(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// wanted are the reigns to fetch, newest first. A holder completes what was
+// left open before it writes of its own reign, so where requests cost money
+// nobody looks after what is open still.
+func (r *reigns) wanted(s *Status) []lease.Term {
+	var out []lease.Term
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	// A reign that is seen to last has nothing new to tell.
+	if rec, ok := r.all[s.Term]; s.Term > 0 && (!ok || rec.To == nil && !s.HolderOK) {
+		out = append(out, s.Term)
+	}
+	if len(out) == 0 && r.n.thrifty() {
+		return nil
+	}
+	for t, rec := range r.all {
+		if rec.To == nil && t != s.Term {
+			out = append(out, t)
+		}
+	}
+	slices.SortFunc(out, func(a, b lease.Term) int { return cmp.Compare(b, a) })
+	return out
 }

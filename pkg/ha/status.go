@@ -158,6 +158,7 @@ type NodeStatus struct {
 	lease.NodeRecord
 	SeenAt   lease.Instant // own clock: when its record was last seen to change
 	AgeAtRef time.Duration // how old the record was at SeenAt, as the master measured it
+	Lag      time.Duration // how much older than it is the record of a living node may look here
 }
 
 // Age is how long ago the node's record last changed, by this node's clock.
@@ -174,10 +175,10 @@ const maxInterval = time.Minute
 func (n NodeStatus) WasSeen() bool { return !n.SeenAt.IsZero() && n.AgeAtRef < neverSeen }
 
 // Fresh reports whether the node was heard of within three of its announced
-// intervals, or within the given timeout if that is longer.
+// intervals and Lag, or within the given timeout if that is longer.
 func (n NodeStatus) Fresh(now lease.Instant, timeout time.Duration) bool {
 	interval := min(time.Duration(n.IntervalMs)*time.Millisecond, maxInterval)
-	return n.Age(now) < max(3*interval, timeout)
+	return n.Age(now) < max(3*interval+n.Lag, timeout)
 }
 
 // Transition is one change of a node's state.

@@ -138,8 +138,11 @@ func Start(tb testing.TB, target string, seed uint64) *Proxy {
 		rand:      rand.New(rand.NewPCG(seed, 7)), //nolint:gosec // reproducible on purpose
 	}
 	p.server = &http.Server{Handler: http.HandlerFunc(p.serve), ReadHeaderTimeout: answerWithin}
-	served := make(chan error, 1)
-	go func() { served <- p.server.Serve(ln) }()
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = p.server.Serve(ln) // it is closed
+	}()
 	tb.Cleanup(func() {
 		p.Clear()
 		_ = p.server.Close() // connections are closed whatever it says

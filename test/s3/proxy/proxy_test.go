@@ -96,8 +96,13 @@ func TestPassesOnWhatItIsGiven(t *testing.T) {
 func TestKinds(t *testing.T) {
 	p, _ := start(t)
 	for _, c := range []struct{ method, path string }{
-		{http.MethodPut, "/b/k"}, {http.MethodPost, "/b/k?uploads"}, {http.MethodGet, "/b/k"}, {http.MethodGet, "/b?list-type=2"},
-		{http.MethodGet, "/b/?list-type=2"}, {http.MethodHead, "/b/k"}, {http.MethodDelete, "/b/k"},
+		{http.MethodPut, "/b/k"},
+		{http.MethodPost, "/b/k?uploads"},
+		{http.MethodGet, "/b/k"},
+		{http.MethodGet, "/b?list-type=2"},
+		{http.MethodGet, "/b/?list-type=2"},
+		{http.MethodHead, "/b/k"},
+		{http.MethodDelete, "/b/k"},
 	} {
 		if _, _, err := ask(t, p, c.method, c.path, "", time.Second); err != nil {
 			t.Fatal(err)

@@ -1,0 +1,48 @@
+package ha
+
+import "time"
+
+// Some stores charge for each request (persistence.Limits.PollDivisor is 1
+// there). On those a node asks only for what it needs to decide, which is the
+// register; at what is advisory it looks now and then:
+//
+//	                       per heartbeat   every 10 s       every 20 to 60 s
+//	master                 1 PUT (lease)   1 PUT (view),    own record, 2 LIST
+//	                                       1 GET per node
+//	standby                1 GET           1 GET (view)     own record (GET)
+//	  and, as configured, one PUT of its record per standbyHeartbeatInterval
+//
+// Requests thus grow with the number of nodes, not its square, and a view that
+// nobody renews keeps its order of candidates: that is when it is needed.
+const (
+	// glanceEvery is how often nodes' records, or the master's view of them,
+	// are looked at.
+	glanceEvery = 10 * time.Second
+	// quickRounds are made at the pace of two heartbeats whenever the term has
+	// changed hands, so that everybody soon knows who is who.
+	quickRounds = 5
+	// thriftyListing and thriftyRequests are how often the master lists nodes
+	// and requests. Both come with a glance, hence every 20 s and every 30 s. A
+	// request does not wait for that: who makes one nudges the master.
+	thriftyListing  = 15 * time.Second
+	thriftyRequests = 25 * time.Second
+	// thriftyRecord is how often a master writes its own record, which its view
+	// holds anyhow.
+	thriftyRecord = 30 * time.Second
+	// thriftyLook is how often a node looks for a clone of itself once the
+	// first firstLooks have shown none.
+	thriftyLook = 30 * time.Second
+	firstLooks  = 3
+)
+
+// thrifty reports whether the store charges for each request.
+func (n *Node) thrifty() bool { return n.store.Limits().PollDivisor == 1 }
+
+// lag is how much older than it is a living node's record may look here: the
+// master looks at it seldom, and others at the master's view.
+func (n *Node) lag() time.Duration {
+	if n.thrifty() {
+		return 2 * glanceEvery
+	}
+	return 0
+}
