@@ -35,7 +35,7 @@ func (d *daemon) newService(ctx context.Context) (ha.Service, error) {
 		dir = d.cfg.DataDir
 	}
 	o := supervise.Options{
-		Command: s.Command, Dir: dir, Env: serviceEnv(s.Env),
+		Command: s.Command, Dir: dir, Env: serviceEnv(s.Env, storeSecrets(d.loc)),
 		Ready:      supervise.Check{HTTP: s.Ready.HTTP, TCP: s.Ready.TCP, Exec: s.Ready.Exec},
 		StartGrace: s.StartGrace, StartTimeout: s.StartTimeout,
 		Restart: supervise.Policy(s.Restart), MaxRestarts: maxRestarts(s), Window: s.Window,
@@ -76,12 +76,13 @@ func maxRestarts(s config.Service) int {
 	return s.MaxRestarts
 }
 
-// serviceEnv is this process' environment with the configured variables.
-func serviceEnv(extra map[string]string) []string {
+// serviceEnv is this process' environment without the store's secrets, and
+// with the configured variables, which may be those very ones.
+func serviceEnv(extra map[string]string, secrets []string) []string {
 	env := slices.DeleteFunc(os.Environ(), func(kv string) bool {
 		name, _, _ := strings.Cut(kv, "=")
 		_, replaced := extra[name]
-		return replaced
+		return replaced || slices.Contains(secrets, name)
 	})
 	for _, name := range slices.Sorted(maps.Keys(extra)) {
 		env = append(env, name+"="+extra[name])

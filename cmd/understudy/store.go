@@ -5,6 +5,7 @@ import (
 
 	"github.com/understudy-ha/understudy/persistence"
 	"github.com/understudy-ha/understudy/persistence/posix"
+	"github.com/understudy-ha/understudy/persistence/s3"
 	"github.com/understudy-ha/understudy/pkg/config"
 )
 
@@ -15,9 +16,32 @@ func openStore(loc config.Location, warn func(string)) (persistence.Store, error
 	switch loc.Scheme {
 	case "file":
 		return posix.Open(loc.Path, posix.Options{Warn: warn})
-	case "s3", "hdfs":
-		return nil, fmt.Errorf("%w: %s: this version opens directories only; use a path or file:///path", persistence.Unsupported, loc)
+	case "s3":
+		return s3.Open(loc.Host, loc.Path, s3Options(loc.S3))
+	case "hdfs":
+		return nil, fmt.Errorf("%w: %s: this version opens directories and buckets only; use a path, file:///path or s3://bucket/prefix", persistence.Unsupported, loc)
 	default:
 		return nil, fmt.Errorf("%w: no location: persistMode is DISABLED", persistence.Unsupported)
 	}
+}
+
+func s3Options(c config.S3) s3.Options {
+	o := s3.Options{Region: c.Region, Endpoint: c.Endpoint, Profile: c.Profile, CAFile: c.CAFile, KMSKeyID: c.KMSKeyID}
+	if c.PathStyle != "" && c.PathStyle != "auto" {
+		inPath := c.PathStyle == "true"
+		o.PathStyle = &inPath
+	}
+	if c.SSE != "none" {
+		o.SSE = c.SSE
+	}
+	return o
+}
+
+// storeSecrets names the variables that open the store, which are nobody
+// else's business.
+func storeSecrets(loc config.Location) []string {
+	if loc.Scheme == "s3" {
+		return s3.SecretVariables()
+	}
+	return nil
 }

@@ -123,6 +123,20 @@ type Guard struct {
 type Store struct {
 	AllowLocal       bool          `yaml:"allowLocal"`
 	OperationTimeout time.Duration `yaml:"operationTimeout" derive:"min(3s, T/10, T/5-h)"` // o
+	S3               S3            `yaml:"s3"`
+}
+
+// S3 is the section "store.s3": how to reach the bucket of an s3:// location,
+// whose own query, s3://bucket/prefix?region=…, comes before it. There are no
+// credentials here: they come from where the AWS tools take them.
+type S3 struct {
+	Region    string `yaml:"region"`
+	Endpoint  string `yaml:"endpoint"` // URL of another service than AWS
+	PathStyle string `yaml:"pathStyle" enum:"auto,true,false"`
+	SSE       string `yaml:"sse" enum:"none,AES256,aws:kms,aws:kms:dsse"`
+	KMSKeyID  string `yaml:"kmsKeyId"`
+	Profile   string `yaml:"profile"`
+	CAFile    string `yaml:"caFile"`
 }
 
 // Log is the section "log".
@@ -159,7 +173,8 @@ func Default() *Config {
 			DrainDelay:   2 * time.Second,
 			StopSignal:   "TERM",
 		},
-		Log: Log{Level: "info", Format: "console"},
+		Store: Store{S3: S3{PathStyle: "auto", SSE: "none"}},
+		Log:   Log{Level: "info", Format: "console"},
 	}
 }
 
@@ -191,8 +206,8 @@ func (c *Config) GuardStopTimeout(stop time.Duration) time.Duration {
 }
 
 // Location is where the plane's shared state lies: persistenceDir, or, when
-// that is not set and store.allowLocal is, a directory beneath dataDir. It is
-// the zero Location when nothing is persisted.
+// that is not set and store.allowLocal is, a directory beneath dataDir; with
+// what store.s3 adds to it. It is the zero Location when nothing is persisted.
 func (c *Config) Location() (Location, error) {
 	if c.PersistMode == PersistDisabled {
 		return Location{}, nil
@@ -200,7 +215,11 @@ func (c *Config) Location() (Location, error) {
 	if c.PersistenceDir == "" && c.Store.AllowLocal {
 		return ParseLocation(filepath.Join(c.DataDir, "store"))
 	}
-	return ParseLocation(c.PersistenceDir)
+	loc, err := ParseLocation(c.PersistenceDir)
+	if err == nil && loc.Scheme == "s3" {
+		loc.S3 = loc.S3.or(c.Store.S3)
+	}
+	return loc, err
 }
 
 // URI is the address under which others reach this node: nodeUri, or made of

@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -299,16 +300,24 @@ func (c *Config) plain() []byte {
 
 func TestLocations(t *testing.T) {
 	for in, want := range map[string]Location{
-		"/mnt/u":             {"file", "", "/mnt/u"},
-		"/mnt/u/":            {"file", "", "/mnt/u"},
-		"/mnt/with blank":    {"file", "", "/mnt/with blank"},
-		"file:///mnt/u":      {"file", "", "/mnt/u"},
-		"file:///mnt/a%20b":  {"file", "", "/mnt/a b"},
-		"s3://bucket/a/b/":   {"s3", "bucket", "a/b"},
-		"s3://bucket":        {"s3", "bucket", ""},
-		"hdfs://nn:8020/u":   {"hdfs", "nn:8020", "/u"},
-		"hdfs://ns/u/":       {"hdfs", "ns", "/u"},
-		"HDFS://ns/u/../v//": {"hdfs", "ns", "/v"},
+		"/mnt/u":            {Scheme: "file", Host: "", Path: "/mnt/u"},
+		"/mnt/u/":           {Scheme: "file", Host: "", Path: "/mnt/u"},
+		"/mnt/with blank":   {Scheme: "file", Host: "", Path: "/mnt/with blank"},
+		"file:///mnt/u":     {Scheme: "file", Host: "", Path: "/mnt/u"},
+		"file:///mnt/a%20b": {Scheme: "file", Host: "", Path: "/mnt/a b"},
+		"s3://bucket/a/b/":  {Scheme: "s3", Host: "bucket", Path: "a/b"},
+		"s3://bucket":       {Scheme: "s3", Host: "bucket", Path: ""},
+		"s3://b/p?region=eu-west-1&endpoint=http%3A%2F%2F127.0.0.1%3A9000&pathStyle=TRUE": {
+			Scheme: "s3", Host: "b", Path: "p", S3: S3{Region: "eu-west-1", Endpoint: "http://127.0.0.1:9000", PathStyle: "true"},
+		},
+		"s3://b/p?endpoint=http://127.0.0.1:9000": {Scheme: "s3", Host: "b", Path: "p", S3: S3{Endpoint: "http://127.0.0.1:9000"}},
+		"s3://b?sse=aws:kms&kmsKeyId=arn:aws:kms:eu-west-1:1:key/2&profile=p%26q&caFile=/etc/ca.pem": {
+			Scheme: "s3", Host: "b", S3: S3{SSE: "aws:kms", KMSKeyID: "arn:aws:kms:eu-west-1:1:key/2", Profile: "p&q", CAFile: "/etc/ca.pem"},
+		},
+		"s3://b/why%3F%23%25": {Scheme: "s3", Host: "b", Path: "why?#%"},
+		"hdfs://nn:8020/u":    {Scheme: "hdfs", Host: "nn:8020", Path: "/u"},
+		"hdfs://ns/u/":        {Scheme: "hdfs", Host: "ns", Path: "/u"},
+		"HDFS://ns/u/../v//":  {Scheme: "hdfs", Host: "ns", Path: "/v"},
 	} {
 		got, err := ParseLocation(in)
 		if err != nil || got != want {
@@ -319,12 +328,40 @@ func TestLocations(t *testing.T) {
 			t.Errorf("%q does not come back: %q is %+v, %v", in, got.String(), back, err)
 		}
 	}
-	for _, in := range []string{"", "/", "mnt", "./mnt", "file://mnt/u", "s3:///x", "s3://", "hdfs://", "hdfs://nn:8020", "hdfs:///x", "ftp://x/y", "s3://k:secret@b/p", "s3://b/p?versionId=1", "/a\nb", "s3://[x"} {
+	for _, in := range []string{
+		"", "/", "mnt", "./mnt", "file://mnt/u", "s3:///x", "s3://", "hdfs://", "hdfs://nn:8020", "hdfs:///x", "ftp://x/y", "s3://k:hunter2@b/p", "s3://b/p?versionId=1", "/a\nb", "s3://[x",
+		"s3://b/p?secretKey=hunter2", "s3://b/p?region=a&region=hunter2", "s3://b/p?sse=hunter2", "s3://b/p?pathStyle=maybe", "s3://b/p?x=hunter2#y", "s3:///p?x=hunter2",
+		"s3://b/p?endpoint=http://k:hunter2@h", "s3://b/p?endpoint=minio:9000", "s3://b/p?kmsKeyId=k", "s3://b/p?caFile=ca.pem", "s3://b/p?%zz=hunter2", "hdfs://h/p?x=hunter2",
+	} {
 		if got, err := ParseLocation(in); err == nil {
 			t.Errorf("ParseLocation(%q) = %+v, want an error", in, got)
-		} else if strings.Contains(err.Error(), "secret") {
+		} else if strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("prints a secret: %v", err)
 		}
+	}
+}
+
+// The query comes before store.s3, and both are judged together.
+func TestS3Options(t *testing.T) {
+	const file = "service: {none: true}\npersistenceDir: s3://b/p%s\nstore:\n  s3:\n    region: eu-west-1\n    kmsKeyId: k\n"
+	c, _, err := Load(writeFile(t, "u.yaml", fmt.Sprintf(file, "?region=us-east-2&sse=aws:kms")), nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	loc, err := c.Location()
+	if want := (S3{Region: "us-east-2", PathStyle: "auto", SSE: "aws:kms", KMSKeyID: "k"}); err != nil || loc.S3 != want {
+		t.Errorf("%+v, %v; want %+v", loc.S3, err, want)
+	}
+	if got, want := loc.String(), "s3://b/p?kmsKeyId=k&region=us-east-2&sse=aws%3Akms"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	_, _, err = Load(writeFile(t, "u.yaml", fmt.Sprintf(file, "")), nil, nil)
+	if err == nil || !strings.Contains(err.Error(), "u.yaml:6: store.s3.kmsKeyId: needs sse: aws:kms") {
+		t.Errorf("a key without aws:kms: %v", err)
+	}
+	c, _, err = Load("", []string{"UNDERSTUDY_PERSISTENCE_DIR=s3://b/p", "UNDERSTUDY_SERVICE_NONE=true", "UNDERSTUDY_STORE_S3_PATH_STYLE=true"}, nil)
+	if err != nil || c.Store.S3.PathStyle != "true" {
+		t.Errorf("from the environment: %+v, %v", c, err)
 	}
 }
 

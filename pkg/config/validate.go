@@ -75,6 +75,7 @@ func (v *validator) places() {
 	if c.PersistMode == PersistDisabled && c.PersistenceDir != "" {
 		v.warn("persistenceDir", "%s is not used: persistMode is DISABLED", c.PersistenceDir)
 	}
+	v.s3(loc)
 	if !filepath.IsAbs(c.DataDir) {
 		v.bad("dataDir", "%q is not an absolute path; write e.g. /var/lib/understudy", c.DataDir)
 		return
@@ -91,6 +92,17 @@ func (v *validator) places() {
 		if f.path != "" && within(f.path, loc.Path) {
 			v.bad(f.key, "%s lies on the shared store (persistenceDir %s): when that hangs, the service could be neither started nor stopped; use a directory of this machine", f.path, loc.Path)
 		}
+	}
+}
+
+// s3 judges the options of an s3 location together, wherever each is written.
+func (v *validator) s3(loc Location) {
+	if loc.Scheme != "s3" {
+		return
+	}
+	var e *s3Error
+	if err := loc.S3.check(); errors.As(err, &e) {
+		v.bad("store.s3."+e.name, "%s", e.text)
 	}
 }
 

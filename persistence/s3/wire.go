@@ -1,0 +1,118 @@
+package s3
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// maxErrorBody bounds what is looked at of a reply that should be empty.
+const maxErrorBody = 64 << 10
+
+// wire is the transport beneath the SDK. It counts requests, watches the
+// server's clock, and does not let a failure pass for a success.
+type wire struct {
+	base  *http.Transport
+	count func(op string)
+	clock *skew
+}
+
+// RoundTrip implements http.RoundTripper.
+func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := w.base.RoundTrip(req)
+	w.count(kind(req, resp))
+	if err != nil {
+		return nil, err
+	}
+	w.clock.observe(resp.Header.Get("Date"))
+	if resp.StatusCode/100 != 2 {
+		return resp, nil
+	}
+	if resp.ContentLength < 0 && len(resp.TransferEncoding) == 0 && req.Method == http.MethodGet {
+		_ = resp.Body.Close()
+		return nil, errors.New("the reply has no length, so that one that was cut off could not be told from a whole one")
+	}
+	if req.Method == http.MethodPut {
+		return w.unmask(resp)
+	}
+	return resp, nil
+}
+
+// unmask finds the error in a reply that has the status of a success. Some
+// servers, and proxies that retry on their own, have sent the status before
+// they know; the SDK looks only where Amazon's do.
+func (w *wire) unmask(resp *http.Response) (*http.Response, error) {
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
+	_ = resp.Body.Close()
+	if err != nil {
+		return nil, fmt.Errorf("the reply was cut off: %w", err)
+	}
+	resp.Body = io.NopCloser(bytes.NewReader(body))
+	if bytes.Contains(body, []byte("<Error>")) {
+		resp.StatusCode, resp.Status = http.StatusInternalServerError, "500 Internal Server Error"
+		resp.ContentLength = int64(len(body))
+	}
+	return resp, nil
+}
+
+// kind says what a request asked for, in the words of Options.Count.
+func kind(req *http.Request, resp *http.Response) string {
+	switch {
+	case req.Method != http.MethodGet:
+		return req.Method
+	case strings.Contains(req.URL.RawQuery, "list-type="):
+		return "LIST"
+	case resp != nil && resp.StatusCode == http.StatusNotModified:
+		return "GET-304"
+	}
+	return http.MethodGet
+}
+
+// skew follows how far the server's clock is from this machine's. The SDK
+// corrects for it once a request was refused; it is told all the same, since
+// whoever reads logs or certificates will stumble over it.
+type skew struct {
+	now   func() time.Time
+	ahead atomic.Int64 // of the server, in ns
+	seen  atomic.Bool
+}
+
+const (
+	worthAWord = time.Minute
+	// S3 refuses what was signed further from its own time.
+	maxSkew = 15 * time.Minute
+)
+
+// observe takes the Date header of a reply.
+func (s *skew) observe(date string) {
+	if t, err := http.ParseTime(date); err == nil {
+		s.ahead.Store(int64(t.Sub(s.now())))
+		s.seen.Store(true)
+	}
+}
+
+// String tells by how much this machine's clock is off, empty if not known.
+func (s *skew) String() string {
+	d := time.Duration(s.ahead.Load()).Round(time.Second)
+	switch {
+	case !s.seen.Load():
+		return ""
+	case d > 0:
+		return fmt.Sprintf("%s behind", d)
+	default:
+		return fmt.Sprintf("%s ahead of", -d)
+	}
+}
+
+// complaint is empty while the clocks agree well enough.
+func (s *skew) complaint() string {
+	if d := time.Duration(s.ahead.Load()).Abs(); d < worthAWord {
+		return ""
+	}
+	return fmt.Sprintf("this machine's clock is %s that of the store, which refuses requests from %s on; have it set by NTP", s, maxSkew)
+}
