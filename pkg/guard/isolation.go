@@ -155,17 +155,24 @@ func readAll(path string) string {
 }
 
 // lockMemory keeps the guard's pages in memory, so that it can act on a
-// machine that thrashes. MCL_ONFAULT locks only what is ever used. With a
-// limit on locked memory a later allocation could fail and kill the guard, so
-// it is left alone then.
+// machine that thrashes. MCL_ONFAULT locks only what is ever used.
 func lockMemory() (lost string) {
+	if lost := memoryLost(); lost != "" {
+		return lost
+	}
+	if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
+		return fmt.Sprintf("the guard's memory is not locked (mlockall: %v): it may be slow to act on a machine that swaps", err)
+	}
+	return ""
+}
+
+// memoryLost says why memory is better not locked here: with a limit on locked
+// memory a later allocation could fail and kill the guard.
+func memoryLost() string {
 	var rl unix.Rlimit
 	unlimited := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &rl) == nil && rl.Cur == unix.RLIM_INFINITY
 	if !unlimited && !hasCap(unix.CAP_IPC_LOCK) {
 		return "the guard's memory is not locked (RLIMIT_MEMLOCK, LimitMEMLOCK=infinity in systemd): it may be slow to act on a machine that swaps"
-	}
-	if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
-		return fmt.Sprintf("the guard's memory is not locked (mlockall: %v): it may be slow to act on a machine that swaps", err)
 	}
 	return ""
 }

@@ -71,7 +71,7 @@ func noteHolders(f *os.File, guard int) error {
 	return err
 }
 
-func lockHolder(dir string, f *os.File) error {
+func lockHolder(dir string, f *os.File) *LockedError {
 	e := &LockedError{Dir: dir}
 	var daemon, guard int
 	var daemonStart, guardStart uint64

@@ -68,6 +68,29 @@ func OpenDir(path string) (*Dir, error) {
 	return d, nil
 }
 
+// Remembered is what a data directory remembers, as LookInto reads it.
+type Remembered struct {
+	Node  lease.NodeID  // empty before the first start
+	Plane lease.PlaneID // empty before the node has joined one
+	Term  lease.Term    // highest seen of that plane
+}
+
+// LookInto reads what a data directory remembers and makes nothing, neither
+// the directory nor an identity. It may be called beside the running node.
+func LookInto(path string) (Remembered, error) {
+	var (
+		mem planeMemory
+		id  identity
+	)
+	if err := load(filepath.Join(path, planeFile), &mem); err != nil {
+		return Remembered{}, err
+	}
+	if err := load(filepath.Join(path, identityFile), &id); err != nil {
+		return Remembered{}, err
+	}
+	return Remembered{Node: id.Node, Plane: mem.Plane, Term: mem.Term}, nil
+}
+
 // Node is the node's id, the same for as long as the directory lives.
 func (d *Dir) Node() lease.NodeID { return d.id.Node }
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -45,6 +46,7 @@ type Supervisor struct {
 	exit   atomic.Pointer[int]
 	lost   []string
 	kind   string
+	stops  *stopLog
 
 	requests chan func() // run by the loop, in order
 	closing  chan struct{}
@@ -83,6 +85,9 @@ type term struct {
 	count     int
 	again     bool // start again once the former run is proven empty
 	stopCheck context.CancelFunc
+	alive     bool      // its main process
+	killed    bool      // its main process ended by KILL
+	stopAt    time.Time // when it was told to stop while alive
 }
 
 // proving is the search for the tree of a guard that is gone.
@@ -132,6 +137,7 @@ func New(ctx context.Context, o Options) (*Supervisor, error) {
 		return nil, err
 	}
 	s.kind, s.lost = s.guard.Isolation(), s.guard.Lost()
+	s.stops = openStopLog(o.DataDir)
 	s.events = newQueue()
 	// The loop outlives the call: it ends with Close.
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
@@ -333,6 +339,7 @@ func (s *Supervisor) launch(phase string) {
 func (s *Supervisor) stop(t lease.Term, why string) {
 	if s.term.order.Term <= t {
 		s.endRun()
+		s.stopBegins()
 		if s.term.run != 0 && !s.term.stopping {
 			s.show(phaseStopping, s.Info().Pid, why)
 		}
@@ -368,6 +375,7 @@ func (s *Supervisor) kill(t lease.Term, why string) {
 func (s *Supervisor) over(t lease.Term) {
 	s.dead = max(s.dead, t)
 	if s.term.order.Term <= t {
+		s.stopEnded()
 		s.term.run = 0
 		s.show(phaseIdle, 0, "")
 	}
@@ -382,6 +390,9 @@ func (s *Supervisor) heard(e guard.Event) {
 	case guard.Armed:
 		s.say(ha.ServiceEvent{Kind: ha.ServiceArmed, Term: e.Term, T0: *e.T0})
 	case guard.Started:
+		if e.Run == t.run {
+			t.alive = true
+		}
 		if mine {
 			s.show(s.Info().Phase, e.Pid, "")
 			s.check()
@@ -397,12 +408,16 @@ func (s *Supervisor) heard(e guard.Event) {
 		}
 	case guard.Exited:
 		s.exit.Store(&e.Exit)
+		if e.Run == t.run {
+			t.alive, t.killed = false, e.Exit == 128+int(syscall.SIGKILL)
+		}
 		if mine {
 			s.exited(e)
 		}
 	case guard.Stopping:
 		s.endRun()
 		if e.Term >= t.order.Term {
+			s.stopBegins()
 			t.stopping = true
 			s.show(phaseStopping, s.Info().Pid, e.Why)
 		}
@@ -541,6 +556,7 @@ func (s *Supervisor) guardLost(why string) {
 	pid := s.guard.Pid()
 	s.guard = nil
 	s.endRun()
+	s.term.stopAt = time.Time{} // how long this takes says nothing about the service
 	s.proving = &proving{term: s.term.order.Term, since: time.Now()}
 	if !s.killed {
 		s.o.Log.Error("the guard died", zap.Int("pid", pid), zap.String("why", why))
