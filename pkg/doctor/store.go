@@ -1,0 +1,202 @@
+package doctor
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/understudy-ha/understudy/persistence"
+	"github.com/understudy-ha/understudy/persistence/verify"
+	"github.com/understudy-ha/understudy/pkg/election"
+)
+
+const (
+	storeName     = "store"
+	latencyName   = "store latency"
+	semanticsName = "store semantics"
+)
+
+const serverRemedy = "see whether its server and the network to it are up, and what 'dmesg' says; the node waits for it by itself"
+
+// Limits of the checks of a store. A node gives its first look 3 s.
+const (
+	ReachLimit     = 10 * time.Second
+	LatencyLimit   = 20 * time.Second
+	SemanticsLimit = 60 * time.Second
+)
+
+// Reach finds out whether the store answers and takes writes. unreachable says
+// that it did not answer, so that nothing else can be asked of it.
+func Reach(ctx context.Context, store persistence.Store) (f persistence.Finding, unreachable bool) {
+	c, checks := store.(persistence.Checker)
+	if !checks {
+		return ok(storeName, "%s", store.Limits().URL), false
+	}
+	begin := time.Now()
+	err := c.Check(ctx)
+	switch {
+	case err == nil && time.Since(begin) > time.Second:
+		return ok(storeName, "%s answers, in %s, and takes writes", store.Limits().URL, short(time.Since(begin))), false
+	case err == nil:
+		return ok(storeName, "%s answers and takes writes", store.Limits().URL), false
+	case errors.Is(err, persistence.Unknown), errors.Is(err, persistence.Throttled):
+		f := Failed(storeName, err)
+		f.Detail = fmt.Sprintf("%s: no answer within %s, so nothing more can be said about it (%s)", store.Limits().URL, short(time.Since(begin)), f.Detail)
+		f.Remedy = serverRemedy
+		return f, true
+	default:
+		return Failed(storeName, err), false
+	}
+}
+
+// Location passes on what the store can tell about its location, except what
+// said has said already.
+func Location(ctx context.Context, store persistence.Store, said persistence.Finding) []persistence.Finding {
+	var lines []persistence.Finding
+	if i, can := store.(persistence.Inspector); can {
+		for _, f := range i.Inspect(ctx) {
+			if f.Status != persistence.GradeOK && f.Remedy == "" {
+				f = split(f.Status, f.Name, f.Detail)
+			}
+			if !strings.HasPrefix(f.Name, storeName) {
+				f.Name = storeName + " " + f.Name
+			}
+			if f.Detail != said.Detail {
+				lines = append(lines, f)
+			}
+		}
+	}
+	limits := store.Limits() // exact only once the store has been looked at
+	for _, w := range limits.Warnings {
+		f := Warning(storeName, w)
+		if !slices.ContainsFunc(lines, func(l persistence.Finding) bool { return l.Detail == f.Detail }) {
+			lines = append(lines, f)
+		}
+	}
+	if limits.Local && !slices.ContainsFunc(lines, func(l persistence.Finding) bool { return l.Name == storeName+" shared" }) {
+		lines = append(lines, warn(storeName+" shared", "use a store that all nodes share",
+			"%s, which no other machine shares: none elsewhere can take over", limits.LocalWhy))
+	}
+	return lines
+}
+
+// measured is how long writes and reads of a register took.
+type measured struct{ writes, reads []time.Duration }
+
+// Latency renews a register of its own for a while, as a master does, and
+// holds the times against the node's. unreachable: the store stopped answering.
+func Latency(ctx context.Context, store persistence.Store, t election.Timing) (f persistence.Finding, unreachable bool) {
+	var m measured
+	err := m.measure(ctx, store)
+	switch {
+	case errors.Is(err, persistence.Unknown) && len(m.writes) == 0:
+		f := Failed(latencyName, err)
+		return fail(latencyName, serverRemedy, "a write to the store did not come back within %s (%s)", LatencyLimit, f.Detail), true
+	case err != nil && len(m.writes) == 0:
+		return Failed(latencyName, err), false
+	}
+	return m.judge(t), false
+}
+
+func (m *measured) measure(ctx context.Context, store persistence.Store) (err error) {
+	// Named like verify's scratch, which operators and fsck know.
+	scratch, err := store.Sub(".verify-" + strings.ToLower(rand.Text()[:16]))
+	if err != nil {
+		return err
+	}
+	defer func() { // also when ctx has ended: what lies around would be ours
+		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ReachLimit)
+		defer cancel()
+		err = errors.Join(err, scratch.RemoveAll(cctx))
+	}()
+	value := func() []byte { return fmt.Appendf(nil, "u1.doctor.%s", strings.ToLower(rand.Text())) }
+	if err := scratch.Init(ctx, value()); err != nil {
+		return err
+	}
+	snap, err := scratch.Read(ctx)
+	if err != nil {
+		return err
+	}
+	beat := store.Limits().MinBeat
+	// Enough to see a tail on a fast store, and over soon on a slow one.
+	for end := time.Now().Add(3 * time.Second); len(m.writes) < 50 && (len(m.writes) < 3 || time.Now().Before(end)); {
+		begin := time.Now()
+		if snap.Version, err = scratch.CAS(ctx, snap.Version, value()); err != nil {
+			return err
+		}
+		written := time.Now()
+		if _, err := scratch.Read(ctx); err != nil {
+			return err
+		}
+		m.writes = append(m.writes, written.Sub(begin))
+		m.reads = append(m.reads, time.Since(written))
+		select {
+		case <-time.After(beat):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+func (m *measured) judge(t election.Timing) persistence.Finding {
+	slices.Sort(m.writes)
+	slices.Sort(m.reads)
+	at := func(d []time.Duration, part int) time.Duration { return d[(len(d)-1)*part/100] }
+	typical := max(at(m.writes, 50), at(m.reads, 50))
+	worst := max(at(m.writes, 100), at(m.reads, 100))
+	text := fmt.Sprintf("a write takes %s (at most %s of %d), a read %s (at most %s); o, the limit of one operation, is %s, the heartbeat %s",
+		short(at(m.writes, 50)), short(at(m.writes, 100)), len(m.writes), short(at(m.reads, 50)), short(at(m.reads, 100)), t.Operation, t.Heartbeat)
+	remedy := slower(typical, worst) + ", or find out what slows the store down"
+	switch {
+	case typical > t.Operation:
+		return fail(latencyName, remedy, "too slow for these timings, no node could keep the mastership: %s", text)
+	case worst > t.Operation/2, typical > t.Heartbeat/2:
+		return warn(latencyName, remedy, "slow for these timings, hiccups may cost a reign: %s", text)
+	}
+	return ok(latencyName, "%s", text)
+}
+
+// slower names timings that latencies fit into.
+func slower(typical, worst time.Duration) string {
+	for _, preset := range []string{"default", "wan"} {
+		t, err := election.Derive(election.TimingRequest{Preset: preset})
+		if err == nil && worst <= t.Operation/2 && typical <= t.Heartbeat/2 {
+			return "set ha.preset: " + preset + " on every node"
+		}
+	}
+	return "raise ha.heartbeatTimeout, ha.heartbeatInterval and store.operationTimeout together"
+}
+
+// plain hides what a store can do beyond the contract: doctor asks for that
+// itself, and says it once.
+type plain struct{ persistence.Store }
+
+// Semantics runs the check that a node makes at its start before it may become
+// master (R18), in a scratch location.
+func Semantics(ctx context.Context, store persistence.Store, t election.Timing) []persistence.Finding {
+	r, err := verify.Run(ctx, plain{store}, verify.Options{Short: true, Heartbeat: t.Heartbeat, OperationTimeout: t.Operation})
+	var lines []persistence.Finding
+	for _, c := range r.Checks {
+		if c.Status == persistence.GradeOK || c.Name == "settings" || c.Name == "latency" {
+			continue // said elsewhere
+		}
+		c.Name, c.Detail = semanticsName, c.Name+": "+c.Detail
+		lines = append(lines, c)
+	}
+	switch {
+	case err != nil && (errors.Is(err, persistence.Unknown) || errors.Is(err, context.DeadlineExceeded)):
+		f := Failed(semanticsName, err)
+		lines = append(lines, fail(semanticsName, "see store latency; with slower timings, e.g. ha.preset: wan, it has more time",
+			"whether the store keeps its promises could not be found out in time; a node does this check at its start too, and does not become master before it passes (%s)", f.Detail))
+	case err != nil:
+		lines = append(lines, Failed(semanticsName, err))
+	case len(lines) == 0:
+		lines = append(lines, ok(semanticsName, "swaps on wrong versions are refused, and of racing writers one wins each round"))
+	}
+	return lines
+}
