@@ -318,7 +318,7 @@ func (e *exam) certificate(ctx context.Context) []persistence.Finding {
 func (e *exam) service(context.Context) []persistence.Finding {
 	s := e.cfg.Service
 	return doctor.Service{
-		Command: s.Command, Ready: s.Ready.Exec, Env: serviceEnv(s.Env), WorkDir: s.WorkDir, Output: s.Output,
+		Command: s.Command, Ready: s.Ready.Exec, Env: serviceEnv(s.Env, nil), WorkDir: s.WorkDir, Output: s.Output,
 		Store: e.storePlace(),
 		Find: func(path string) (doctor.Place, error) {
 			p, err := posix.FindPlace(path)
