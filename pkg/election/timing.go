@@ -21,6 +21,10 @@ const (
 	MinOperation = 200 * time.Millisecond
 	// MinStop is the shortest time a service may be given to stop.
 	MinStop = time.Second
+	// MaxStandbyHeartbeat is the longest interval between the records of a
+	// standby, unless heartbeats are rarer still. Others believe no longer one:
+	// a node that died would look alive for three of them.
+	MaxStandbyHeartbeat = time.Minute
 )
 
 // TimingRequest is what a user asked for; zero fields are derived.
@@ -147,6 +151,9 @@ func (t Timing) broken(minBeat time.Duration) (e *TimingError, inequality bool) 
 	}
 	if t.Poll > t.Heartbeat {
 		return &TimingError{"ha.pollInterval", fmt.Sprintf("%v is longer than ha.heartbeatInterval %v; the nearest legal value is %v", t.Poll, t.Heartbeat, t.Heartbeat)}, false
+	}
+	if most := max(MaxStandbyHeartbeat, t.Heartbeat); t.StandbyHeartbeat > most {
+		return &TimingError{"ha.standbyHeartbeatInterval", fmt.Sprintf("%v is longer than %v, the longest that other nodes believe; the nearest legal value is %v", t.StandbyHeartbeat, most, most)}, false
 	}
 	if need := t.Heartbeat + 2*t.Operation; t.StopAfter() < need {
 		return &TimingError{"service.stopTimeout", fmt.Sprintf(

@@ -167,6 +167,20 @@ func TestTimingInequalities(t *testing.T) {
 			[]string{"999.999999ms", "1s"},
 		},
 		{
+			"nor longer than others believe",
+			with(func(r *TimingRequest) { r.StandbyHeartbeat = 60 * second }),
+			with(func(r *TimingRequest) { r.StandbyHeartbeat = 60*second + tick }),
+			"ha.standbyHeartbeatInterval",
+			[]string{"1m0.000000001s", "1m0s"},
+		},
+		{
+			"unless heartbeats are rarer still", // derived from them
+			TimingRequest{Timeout: 600 * second, Heartbeat: 90 * second, Takeover: 90 * second},
+			TimingRequest{Timeout: 600 * second, Heartbeat: 90 * second, Takeover: 90 * second, StandbyHeartbeat: 90*second + tick},
+			"ha.standbyHeartbeatInterval",
+			[]string{"1m30.000000001s", "1m30s"},
+		},
+		{
 			"poll <= h",
 			with(func(r *TimingRequest) { r.Poll = second }),
 			with(func(r *TimingRequest) { r.Poll = second + tick }),

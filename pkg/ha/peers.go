@@ -270,9 +270,9 @@ func (p *peers) publishView(ctx context.Context) error {
 		v.Nodes = append(v.Nodes, viewNode{Record: ns.NodeRecord, AgeMs: ns.Age(now).Milliseconds()})
 		fmt.Fprintf(&sum, "%s %s %d %t %t;", id, ns.State, ns.Priority, ns.Electable, ns.Fresh(now, 0))
 	}
-	every := p.n.opts.Timing.StandbyHeartbeat
+	every := p.n.opts.Timing.StandbyHeartbeat / 2 // with each look, be it a little early
 	if p.n.thrifty() {
-		every = glanceEvery / 2 // with each glance, and not with the quick rounds before
+		every = glanceEvery / 2 // and not with the quick rounds before
 	}
 	if sum.String() == p.viewSent && now.Longest(p.viewAt) < every {
 		return nil

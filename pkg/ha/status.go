@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/understudy-ha/understudy/pkg/election"
 	"github.com/understudy-ha/understudy/pkg/lease"
 )
 
@@ -166,10 +167,6 @@ func (n NodeStatus) Age(now lease.Instant) time.Duration {
 	return n.AgeAtRef + now.Longest(n.SeenAt)
 }
 
-// maxInterval bounds what a foreign record may say of its own interval: a
-// wrong one must not keep a dead node alive.
-const maxInterval = time.Minute
-
 // WasSeen reports whether the record was ever seen to change. Otherwise its
 // writer counts as silent and Age means nothing.
 func (n NodeStatus) WasSeen() bool { return !n.SeenAt.IsZero() && n.AgeAtRef < neverSeen }
@@ -177,7 +174,8 @@ func (n NodeStatus) WasSeen() bool { return !n.SeenAt.IsZero() && n.AgeAtRef < n
 // Fresh reports whether the node was heard of within three of its announced
 // intervals and Lag, or within the given timeout if that is longer.
 func (n NodeStatus) Fresh(now lease.Instant, timeout time.Duration) bool {
-	interval := min(time.Duration(n.IntervalMs)*time.Millisecond, maxInterval)
+	// A wrong interval must not keep a dead node alive.
+	interval := min(time.Duration(n.IntervalMs)*time.Millisecond, election.MaxStandbyHeartbeat)
 	return n.Age(now) < max(3*interval+n.Lag, timeout)
 }
 

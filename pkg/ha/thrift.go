@@ -44,5 +44,7 @@ func (n *Node) lag() time.Duration {
 	if n.thrifty() {
 		return 2 * glanceEvery
 	}
-	return 0
+	// Both look once per standbyHeartbeatInterval. Where that is a heartbeat,
+	// the three intervals that everybody waits for cover it.
+	return 2 * (n.opts.Timing.StandbyHeartbeat - n.opts.Timing.Heartbeat)
 }
