@@ -23,7 +23,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
@@ -122,7 +121,6 @@ type FS struct {
 	mountpoint string
 	backing    string // absolute
 	server     *fuse.Server
-	conn       uint32 // id of the connection, under /sys/fs/fuse/connections
 	endWatch   func() // ends the watch process
 
 	mu     sync.Mutex
@@ -163,9 +161,6 @@ func Mount(backing, mountpoint string) (*FS, error) {
 	})
 	if err != nil {
 		return nil, fmt.Errorf("faultfs: mount %s: %w; this needs root and /dev/fuse", mountpoint, err)
-	}
-	if err := syscall.Stat(mountpoint, &st); err == nil {
-		f.conn = unix.Minor(st.Dev)
 	}
 	if f.endWatch, err = watch(mountpoint); err != nil {
 		return nil, errors.Join(fmt.Errorf("faultfs: watch process: %w", err), f.server.Unmount())
@@ -273,33 +268,18 @@ func (x *Fault) Holding() int {
 }
 
 // Unmount clears all rules and takes the mount away, also when clients still
-// use it or operations are stuck: then by breaking the connection.
+// use it, operations are stuck, or a mount namespace that somebody made
+// meanwhile has a copy of it: it breaks the connection rather than wait.
 func (f *FS) Unmount() error {
 	f.mu.Lock()
 	f.closed = true
 	f.clear()
 	f.mu.Unlock()
 	defer f.endWatch()
-	defer f.late.Wait()
 
-	done := make(chan error, 1)
-	go func() { done <- f.server.Unmount() }()
-	select {
-	case err := <-done:
-		if err == nil {
-			return nil
-		}
-	case <-time.After(5 * time.Second):
-	}
-	// Only our own connection. Without fusectl, MNT_FORCE does the same.
-	abort := fmt.Sprintf("/sys/fs/fuse/connections/%d/abort", f.conn)
-	aerr := os.WriteFile(abort, []byte("1"), 0)
 	err := unix.Unmount(f.mountpoint, unix.MNT_FORCE|unix.MNT_DETACH)
-	if errors.Is(err, unix.EINVAL) {
-		err = nil // not a mount point any more
-	}
-	if err != nil {
-		return fmt.Errorf("faultfs: unmount %s: %w (abort: %w)", f.mountpoint, err, aerr)
+	if err != nil && !errors.Is(err, unix.EINVAL) { // not a mount point any more
+		return fmt.Errorf("faultfs: unmount %s: %w", f.mountpoint, err)
 	}
 	ended := make(chan struct{})
 	go func() { f.server.Wait(); close(ended) }()
