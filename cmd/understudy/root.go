@@ -74,6 +74,7 @@ Exit codes: 0 done, 1 failed or "no", 2 usage or bad configuration,
 		newServerCommand(g),
 		newStatesCommand(g),
 		newStatusCommand(g),
+		newStoreCommand(g),
 		newVersionCommand(g),
 	)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {

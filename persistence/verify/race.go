@@ -19,7 +19,7 @@ type result struct {
 
 // race starts all writers at the same moment.
 func (r *run) race(ctx context.Context, f func(ctx context.Context, writer int) error) result {
-	octx, cancel := context.WithTimeout(ctx, r.opts.OperationTimeout)
+	octx, cancel := context.WithTimeout(ctx, r.opts.Limit)
 	defer cancel()
 	var wg sync.WaitGroup
 	errs := make([]error, r.opts.Writers)
@@ -139,6 +139,7 @@ func (r *run) raceCreate(ctx context.Context) error {
 		if _, stop, err := r.round(ctx, t, n, res, nil, vals, hs); stop || err != nil {
 			return err
 		}
+		r.advance()
 	}
 	r.finish(t)
 	return nil
@@ -171,6 +172,7 @@ func (r *run) raceCAS(ctx context.Context) error {
 			return err
 		}
 		now = next
+		r.advance()
 	}
 	// Whatever is still on its way has lost: a late write must not appear.
 	select {

@@ -27,18 +27,28 @@ type Options struct {
 	// Writers race in each of Rounds. Zero: 16 × 20, Short: 8 × 4.
 	Writers, Rounds int
 	// Heartbeat and OperationTimeout are what latencies are held against.
-	// Each operation gets OperationTimeout. Zero: 1 s and 3 s.
+	// Zero: 1 s and 3 s.
 	Heartbeat, OperationTimeout time.Duration
-	// Progress is told before each step; done of total are complete.
+	// Limit bounds each operation. A store that is merely slow is one to
+	// judge, not to give up on. Zero: OperationTimeout if Short, and ten
+	// times that otherwise.
+	Limit time.Duration
+	// Advise says what settings suit a store whose operations take so long;
+	// it ends the remedy where latencies are found wanting. May be nil.
+	Advise func(write, read Latency) string
+	// Peer has this run race with a second one, at another node. May be nil.
+	Peer *Peer
+	// Progress is told before each step, and each round of a long one; done
+	// of total are complete. It is called from Run's goroutine.
 	Progress func(step string, done, total int)
 }
 
 // Latency sums up one kind of operation, done one after the other.
 type Latency struct {
 	Count int           `json:"count"`
-	P50   time.Duration `json:"p50"`
-	P99   time.Duration `json:"p99"`
-	Max   time.Duration `json:"max"`
+	P50   time.Duration `json:"p50Ns"`
+	P99   time.Duration `json:"p99Ns"`
+	Max   time.Duration `json:"maxNs"`
 }
 
 // Report is what Run found out.
@@ -51,7 +61,7 @@ type Report struct {
 	Checks  []persistence.Finding `json:"checks"`
 	Write   Latency               `json:"write"` // renewals of the register
 	Read    Latency               `json:"read"`
-	Took    time.Duration         `json:"took"`
+	Took    time.Duration         `json:"tookNs"`
 }
 
 // Run verifies the store. The error tells that it could not be done: the store
@@ -63,24 +73,48 @@ func Run(ctx context.Context, store persistence.Store, opts Options) (Report, er
 	begin := time.Now()
 	limits := store.Limits()
 	r := &run{
-		store: store, opts: opts, name: ".verify-" + strings.ToLower(rand.Text()[:16]),
+		store: store, opts: opts, name: ScratchPrefix + strings.ToLower(rand.Text()[:16]), side: "s",
 		report: Report{URL: limits.URL, Kind: limits.Kind, Short: opts.Short},
 	}
 	err := r.all(ctx)
 	if r.dirty {
 		// Also when ctx has ended: what lies around would be ours.
-		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*opts.OperationTimeout)
+		patience := 10 * opts.Limit // many files
+		if errors.Is(err, persistence.Unknown) {
+			patience = opts.OperationTimeout // it would hang again
+		}
+		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 		if cerr := r.root.RemoveAll(cctx); cerr != nil && err == nil {
-			r.add("clean up", persistence.GradeWarn, cerr.Error(), "remove "+r.name+" by hand")
+			r.add("clean up", persistence.GradeWarn, cerr.Error(), "remove it later: understudy store fsck --remove-scratch")
 		}
 		cancel()
 	}
+	r.report.Took = time.Since(begin)
+	r.report.URL = store.Limits().URL
 	if err != nil {
 		return r.report, fmt.Errorf("verify %s: %w", limits.URL, err)
 	}
-	r.report.Took = time.Since(begin)
 	r.judge()
 	return r.report, nil
+}
+
+// ScratchPrefix begins the name of every scratch location that Run makes.
+const ScratchPrefix = ".verify-"
+
+// unable is the verdict when the question could not be answered at this step.
+func (r *run) unable(step string, err error) string {
+	for _, kind := range []error{persistence.Absent, persistence.Denied, persistence.ReadOnly, persistence.Full, persistence.Unsupported} {
+		if errors.Is(err, kind) {
+			return "NOT USABLE as it is: " + kind.Error() + ": " + strings.TrimPrefix(err.Error(), kind.Error()+": ")
+		}
+	}
+	if errors.Is(err, context.Canceled) {
+		return "NOT VERIFIED: the run was interrupted"
+	}
+	if errors.Is(err, persistence.Unknown) && errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Sprintf("NOT VERIFIED: no answer within %s, at %q; see whether the store's server and the network are up, then run it again", r.opts.Limit, step)
+	}
+	return fmt.Sprintf("NOT VERIFIED: at %q it came to no end: %s", step, strings.TrimPrefix(err.Error(), persistence.Unknown.Error()+": "))
 }
 
 func (o Options) withDefaults() Options {
@@ -99,6 +133,14 @@ func (o Options) withDefaults() Options {
 	if o.OperationTimeout == 0 {
 		o.OperationTimeout = 3 * time.Second
 	}
+	if o.Limit == 0 && o.Short {
+		o.Limit = o.OperationTimeout
+	} else if o.Limit == 0 {
+		o.Limit = 10 * o.OperationTimeout
+	}
+	if o.Advise == nil {
+		o.Advise = func(Latency, Latency) string { return "" }
+	}
 	if o.Progress == nil {
 		o.Progress = func(string, int, int) {}
 	}
@@ -114,6 +156,11 @@ type run struct {
 	dirty  bool              // something may have been written to it
 	report Report
 	values int
+	side   string   // of two runs that race: "a" or "b"; "s" alone
+	meet   *meeting // nil when alone
+
+	step        string // the one under way
+	done, total int    // units of progress
 
 	writes, reads []time.Duration
 	throttled     int
@@ -124,32 +171,59 @@ func (r *run) add(name string, g persistence.Grade, detail, remedy string) {
 }
 
 const (
-	useOther    = "use another store; no setting of understudy makes this one safe"
+	useOther    = "two nodes could be master at once here: use another store, no setting makes this one safe"
 	checkServer = "look at the server's load and at what lies between"
 )
 
+// step is one part of a run; its weight is in units of progress.
+type step struct {
+	name   string
+	weight int
+	f      func(context.Context) error
+}
+
 func (r *run) all(ctx context.Context) error {
-	steps := []struct {
-		name string
-		f    func(context.Context) error
-	}{
-		{"settings", r.settings},
-		{"create once", r.create},
-		{"compare and swap", r.cas},
-		{"swap on nothing", r.missing},
-		{"racing creators", r.raceCreate},
-		{"racing writers", r.raceCAS},
-		{"objects", r.objects},
-		{"latency", r.latency},
+	steps := []step{
+		{"settings", 1, r.settings},
+		{"create once", 1, r.create},
+		{"compare and swap", 1, r.cas},
+		{"swap on nothing", 1, r.missing},
+		{"racing creators", r.opts.Rounds, r.raceCreate},
+		{"racing writers", r.opts.Rounds, r.raceCAS},
+		{"objects", 1, r.objects},
+		{"latency", r.samples(), r.latency},
 	}
-	for i, s := range steps {
-		r.opts.Progress(s.name, i, len(steps))
+	if r.opts.Peer != nil {
+		leave, err := r.arrive(ctx)
+		if err != nil {
+			r.report.Verdict = r.unable("other node", err)
+			return err
+		}
+		defer leave()
+		steps = append(steps, step{"other node", 2 * r.opts.Rounds, r.racePeer})
+	}
+	for _, s := range steps {
+		r.total += s.weight
+	}
+	for _, s := range steps {
+		end := r.done + s.weight
+		r.step = s.name
+		r.opts.Progress(s.name, r.done, r.total)
 		if err := s.f(ctx); err != nil {
+			r.abandon(ctx, err)
+			r.report.Verdict = r.unable(s.name, err)
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
+		r.done = end
 	}
-	r.opts.Progress("done", len(steps), len(steps))
+	r.opts.Progress("done", r.total, r.total)
 	return nil
+}
+
+// advance says that one more unit of the step under way is done.
+func (r *run) advance() {
+	r.done++
+	r.opts.Progress(r.step, r.done, r.total)
 }
 
 // settings judges what the store says of itself before anything is written.
@@ -163,13 +237,16 @@ func (r *run) settings(ctx context.Context) error {
 			return err
 		}
 	}
+	told := r.inspect(ctx)
 	l := r.store.Limits() // exact only now, see posix
-	for _, w := range l.Warnings {
-		r.add(name, persistence.GradeWarn, w, "")
-	}
-	if l.Local {
-		r.add(name, persistence.GradeWarn, "this is "+l.LocalWhy+", which other machines do not share: no high availability",
-			"use NFS, a cluster file system, s3 or hdfs")
+	if !told {
+		for _, w := range l.Warnings {
+			r.add(name, persistence.GradeWarn, w, "")
+		}
+		if l.Local {
+			r.add(name, persistence.GradeWarn, "this is "+l.LocalWhy+", which other machines do not share: no high availability",
+				"use NFS, a cluster file system, s3 or hdfs")
+		}
 	}
 	if l.MinBeat > r.opts.Heartbeat {
 		r.add(name, persistence.GradeWarn, fmt.Sprintf("this store takes one write in %s, the heartbeat is %s", l.MinBeat, r.opts.Heartbeat),
@@ -181,6 +258,20 @@ func (r *run) settings(ctx context.Context) error {
 	var err error
 	r.root, err = r.store.Sub(r.name)
 	return err
+}
+
+// inspect takes over what the store itself finds; told says whether it could.
+// The short form leaves it to those who ask for it: it may take a while.
+func (r *run) inspect(ctx context.Context) (told bool) {
+	i, ok := r.store.(persistence.Inspector)
+	if !ok || r.opts.Short {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.opts.Limit)
+	defer cancel()
+	found := i.Inspect(ctx)
+	r.report.Checks = append(r.report.Checks, found...)
+	return len(found) > 0
 }
 
 // handle opens one more handle on the register sub of the scratch location.
@@ -208,7 +299,7 @@ func (r *run) handles(sub string, n int) ([]persistence.Store, error) {
 // value returns bytes that no other attempt has.
 func (r *run) value() []byte {
 	r.values++
-	return fmt.Appendf(nil, "u1.verify.%06d.%s", r.values, strings.ToLower(rand.Text()))
+	return fmt.Appendf(nil, "u1.verify.%s.%06d.%s", r.side, r.values, strings.ToLower(rand.Text()))
 }
 
 // pace keeps to the rate of writes that the store allows one register.
@@ -228,7 +319,7 @@ func (r *run) pace(ctx context.Context) error {
 // timed runs one operation within the operation timeout and notes how long it
 // took, if it succeeded.
 func (r *run) timed(ctx context.Context, into *[]time.Duration, f func(context.Context) error) error {
-	octx, cancel := context.WithTimeout(ctx, r.opts.OperationTimeout)
+	octx, cancel := context.WithTimeout(ctx, r.opts.Limit)
 	defer cancel()
 	begin := time.Now()
 	err := f(octx)
@@ -304,9 +395,9 @@ func (r *run) mustRead(ctx context.Context, name string, want []byte, hs ...pers
 // while. It returns what was read last.
 func (r *run) settle(ctx context.Context, s persistence.Register, done func(persistence.Snapshot) bool) (persistence.Snapshot, error) {
 	end := time.Now().Add(max(2*r.opts.Heartbeat, 100*time.Millisecond))
-	for {
+	for n := 1; ; n++ {
 		snap, err := r.read(ctx, s)
-		if err != nil || done(snap) || time.Now().After(end) {
+		if err != nil || done(snap) || (n >= 3 && time.Now().After(end)) {
 			return snap, err
 		}
 		select {
@@ -458,12 +549,20 @@ func (r *run) objects(ctx context.Context) error {
 	return nil
 }
 
+// samples is how many renewals make a latency.
+func (r *run) samples() int {
+	if r.opts.Short {
+		return 5
+	}
+	return 100
+}
+
+// latencyTime bounds the measuring on a store so slow that it needs no more
+// samples to be called that.
+const latencyTime = 10 * time.Second
+
 // latency renews a register for a while, as a master does.
 func (r *run) latency(ctx context.Context) error {
-	n := 100
-	if r.opts.Short {
-		n = 5
-	}
 	h, err := r.handle(".reg")
 	if err != nil {
 		return err
@@ -473,7 +572,11 @@ func (r *run) latency(ctx context.Context) error {
 		return err
 	}
 	v := snap.Version
-	for range n {
+	begin := time.Now()
+	for n := range r.samples() {
+		if n >= 5 && time.Since(begin) > latencyTime {
+			break
+		}
 		if err := r.pace(ctx); err != nil {
 			return err
 		}
@@ -492,27 +595,37 @@ func (r *run) latency(ctx context.Context) error {
 		if _, err := r.read(ctx, h); err != nil && !errors.Is(err, persistence.Throttled) {
 			return err
 		}
+		r.advance()
 	}
-	w, rd := sum(r.writes), sum(r.reads)
-	r.report.Write, r.report.Read = w, rd
-	detail := fmt.Sprintf("writes p50 %s, p99 %s, max %s; reads p50 %s, p99 %s, max %s",
-		short(w.P50), short(w.P99), short(w.Max), short(rd.P50), short(rd.P99), short(rd.Max))
-	slow := max(w.P99, rd.P99)
-	switch {
-	case slow > r.opts.OperationTimeout/2:
-		r.add("latency", persistence.GradeWarn, fmt.Sprintf("%s, against an operation timeout of %s", detail, r.opts.OperationTimeout),
-			"raise ha.heartbeatTimeout, or find out what slows the store down")
-	case max(w.P50, rd.P50) > r.opts.Heartbeat/2:
-		r.add("latency", persistence.GradeWarn, fmt.Sprintf("%s, against a heartbeat every %s", detail, r.opts.Heartbeat),
-			"raise ha.heartbeatTimeout, or find out what slows the store down")
-	default:
-		r.add("latency", persistence.GradeOK, detail, "")
-	}
+	r.report.Write, r.report.Read = Sum(r.writes), Sum(r.reads)
+	r.judgeLatency(r.report.Write, r.report.Read)
 	if r.throttled > 0 {
 		r.add("rate", persistence.GradeWarn, fmt.Sprintf("%d requests were refused as too many", r.throttled),
 			"raise ha.heartbeatInterval, or the store's limit")
 	}
 	return nil
+}
+
+func (r *run) judgeLatency(w, rd Latency) {
+	detail := fmt.Sprintf("writes p50 %s, p99 %s, max %s; reads p50 %s, p99 %s, max %s",
+		short(w.P50), short(w.P99), short(w.Max), short(rd.P50), short(rd.P99), short(rd.Max))
+	remedy := "find out what slows the store down"
+	if advice := r.opts.Advise(w, rd); advice != "" {
+		remedy = advice + ", or " + remedy
+	} else {
+		remedy = "raise ha.heartbeatTimeout, or " + remedy
+	}
+	slow := max(w.P99, rd.P99)
+	switch o := r.opts.OperationTimeout; {
+	case slow > o:
+		r.add("latency", persistence.GradeWarn, fmt.Sprintf("it is too slow for these timings: %s, and an operation is given up after %s", detail, o), remedy)
+	case slow > o/2:
+		r.add("latency", persistence.GradeWarn, fmt.Sprintf("it is slow: %s, against an operation timeout of %s", detail, o), remedy)
+	case max(w.P50, rd.P50) > r.opts.Heartbeat/2:
+		r.add("latency", persistence.GradeWarn, fmt.Sprintf("it is slow: %s, against a heartbeat every %s", detail, r.opts.Heartbeat), remedy)
+	default:
+		r.add("latency", persistence.GradeOK, detail, "")
+	}
 }
 
 // dead returns err if it says that the store is not there, rather than that it
@@ -544,7 +657,11 @@ func (r *run) judge() {
 	case len(fails) > 0:
 		r.report.Verdict = fmt.Sprintf("NOT SAFE: %s%s", fails[0].Detail, remedy(fails[0]))
 	case len(warns) > 0:
-		r.report.Verdict = fmt.Sprintf("safe, with %d to look at: %s%s", len(warns), warns[0].Detail, remedy(warns[0]))
+		words := make([]string, len(warns))
+		for i, c := range warns {
+			words[i] = c.Detail + remedy(c)
+		}
+		r.report.Verdict = fmt.Sprintf("safe, with %d to look at: %s", len(warns), strings.Join(words, " -- "))
 	default:
 		r.report.Verdict = fmt.Sprintf("safe: %d writers in %d rounds had one winner each; a write takes %s (p99 %s)",
 			r.opts.Writers, r.opts.Rounds, short(r.report.Write.P50), short(r.report.Write.P99))
@@ -558,7 +675,8 @@ func remedy(c persistence.Finding) string {
 	return "; " + c.Remedy
 }
 
-func sum(d []time.Duration) Latency {
+// Sum makes a Latency of single measurements.
+func Sum(d []time.Duration) Latency {
 	if len(d) == 0 {
 		return Latency{}
 	}
