@@ -33,9 +33,9 @@ func storeArg(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-// place is the location that a command names, opened; conf is the
+// openPlace is the location that a command names, opened; conf is the
 // configuration of this host's node, or defaults.
-type place struct {
+type openPlace struct {
 	persistence.Store
 	loc  config.Location
 	conf *config.Config
@@ -43,7 +43,7 @@ type place struct {
 
 // openArg opens the location that a command names, with what the configuration
 // has to say about reaching it. Close the result.
-func (g *globals) openArg(cmd *cobra.Command, arg string) (*place, error) {
+func (g *globals) openArg(cmd *cobra.Command, arg string) (*openPlace, error) {
 	if _, err := config.ParseLocation(arg); err != nil {
 		return nil, usagef("%slocation %w", of(cmd), err)
 	}
@@ -61,10 +61,10 @@ func (g *globals) openArg(cmd *cobra.Command, arg string) (*place, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &place{store, loc, conf}, nil
+	return &openPlace{store, loc, conf}, nil
 }
 
 // timing is what the nodes of this host would run with here.
-func (p *place) timing() (election.Timing, error) {
+func (p *openPlace) timing() (election.Timing, error) {
 	return election.Derive(p.conf.TimingRequest(p.Limits().MinBeat, p.loc.PollDivisor()))
 }
