@@ -1,16 +1,27 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/prometheus/common/expfmt"
 
+	"github.com/understudy-ha/understudy/api/server"
 	"github.com/understudy-ha/understudy/persistence"
 	"github.com/understudy-ha/understudy/persistence/memory"
+	"github.com/understudy-ha/understudy/pkg/clock"
+	"github.com/understudy-ha/understudy/pkg/ha"
+	"github.com/understudy-ha/understudy/pkg/lease"
 )
 
 func TestStoreMetrics(t *testing.T) {
@@ -62,4 +73,63 @@ understudy_store_requests_total{kind="PUT"} 2
 			t.Errorf("%s is not in\n%s", line, text)
 		}
 	}
+}
+
+// docs/metrics.md lists what a running node shows, with its type, and nothing
+// else.
+func TestMetricsAreDocumented(t *testing.T) {
+	var m meter
+	m.sent.Add("PUT")
+	store := m.wrap(memory.New().Open())
+	v := lease.Value{Plane: ha.NewPlaneID(), Lease: 30 * time.Second, WriteID: ha.NewWriteID()}
+	if err := store.Init(t.Context(), v.Encode()); err != nil {
+		t.Fatal(err)
+	}
+	node, err := ha.New(store, ha.Options{
+		Node: ha.NewNodeID(), Clock: clock.Now,
+		OnReign: func(ctx context.Context, _ ha.Reign) error { <-ctx.Done(); return ctx.Err() },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- node.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	for deadline := time.Now().Add(20 * time.Second); node.State() != lease.StateMaster; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not master but %s", node.State())
+		}
+	}
+
+	w := httptest.NewRecorder()
+	server.New(node, server.Options{Collectors: []prometheus.Collector{&m}}).
+		ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", nil))
+	shown := pairs(t, `(?m)^# TYPE (understudy_\w+) (\w+)$`, w.Body.String())
+	page, err := os.ReadFile("../../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := pairs(t, "(?m)^\\| `(understudy_\\w+)` \\| (\\w+) \\|", string(page))
+	if len(shown) < 20 || !maps.Equal(shown, documented) {
+		t.Errorf("shown:      %v\ndocumented: %v", shown, documented)
+	}
+}
+
+// pairs are the two groups of each match, which must differ in the first.
+func pairs(t *testing.T, pattern, text string) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	for _, m := range regexp.MustCompile(pattern).FindAllStringSubmatch(text, -1) {
+		if _, twice := out[m[1]]; twice {
+			t.Errorf("%s is there twice", m[1])
+		}
+		out[m[1]] = m[2]
+	}
+	return out
 }
