@@ -133,6 +133,18 @@ type LateResults interface {
 	OnLate(fn func(val []byte, v Version, err error))
 }
 
+// Anchored is implemented by stores whose location can turn into another one
+// under an open handle, as a directory does when a file system is unmounted
+// from it or mounted over it.
+type Anchored interface {
+	// Anchor has objects put and deleted only where the register's value
+	// passes mine; elsewhere these fail with Absent and change nothing. Reads
+	// go on, or nobody would notice that the right location is back. mine is
+	// called from workers of the store and must not block; nil, the default,
+	// takes any register for the right one.
+	Anchor(mine func(val []byte) bool)
+}
+
 // Checker is implemented by stores that can tell ahead of use whether a
 // location is fit for it: there, writable, and of a kind that keeps the
 // contract.

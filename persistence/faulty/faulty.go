@@ -87,6 +87,7 @@ type Store struct {
 var (
 	_ persistence.Store       = (*Store)(nil)
 	_ persistence.LateResults = (*Store)(nil)
+	_ persistence.Anchored    = (*Store)(nil)
 	_ persistence.Checker     = (*Store)(nil)
 )
 
@@ -240,6 +241,13 @@ func (s *Store) OnLate(fn func(val []byte, v persistence.Version, err error)) {
 	s.set.mu.Unlock()
 	if l, ok := s.inner.(persistence.LateResults); ok {
 		l.OnLate(fn)
+	}
+}
+
+// Anchor implements persistence.Anchored.
+func (s *Store) Anchor(mine func(val []byte) bool) {
+	if a, ok := s.inner.(persistence.Anchored); ok {
+		a.Anchor(mine)
 	}
 }
 

@@ -31,6 +31,18 @@
 // with Unknown. They recover by themselves when the file system does, and the
 // outcome of a CAS whose caller had left goes to OnLate.
 //
+// # When the mount changes
+//
+// What the path leads to can change under an open handle: unmounted, mounted
+// anew, or another file system mounted over it. A CAS names the version it
+// consumes, so it finds nothing to rename elsewhere. An object is written
+// through a descriptor of the directory (openat and its kin), after a look at
+// the register through the same descriptor: if that is gone, or another
+// plane's (Anchor), nothing is written, and if it is there, what follows stays
+// on that file system whatever is mounted meanwhile. The mount's id is compared
+// with each read and write, its options every ten seconds, and Options.Warn is
+// told of a change.
+//
 // # Names
 //
 // Objects are files under their key. Everything that begins with '.' is

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -51,7 +52,7 @@ func (s *Store) Put(ctx context.Context, key string, r io.Reader, size int64) er
 	if err := checkKey(key); err != nil {
 		return err
 	}
-	w := &writer{s: s, path: filepath.Join(s.dir, key), want: size}
+	w := &writer{s: s, key: key, path: filepath.Join(s.dir, key), want: size}
 	for {
 		// r is the caller's, who may leave before a worker comes back: it is
 		// read here, and a worker gets what was read.
@@ -83,10 +84,12 @@ func readChunk(r io.Reader) ([]byte, error) {
 // writer is one Put. Its methods run in workers, never two at a time.
 type writer struct {
 	s    *Store
-	path string
-	want int64 // size, -1 when unknown
+	key  string
+	path string // of key, for messages
+	want int64  // size, -1 when unknown
 	got  int64
-	tmp  string // to be removed unless renamed
+	dir  *os.Root // the directory it goes to, held open from the first step to the last
+	tmp  string   // name there, to be removed unless renamed
 	f    *os.File
 }
 
@@ -101,25 +104,10 @@ func (w *writer) step(data []byte, last bool) (err error) {
 	if w.got += int64(len(data)); w.want >= 0 && (w.got > w.want || (last && w.got < w.want)) {
 		return fmt.Errorf("put %s: its size was announced as %d bytes, but %d came", w.path, w.want, w.got)
 	}
-	dir := filepath.Dir(w.path)
 	if w.f == nil {
-		if err := w.s.stillThere(); err != nil {
+		if err := w.begin(); err != nil {
 			return err
 		}
-		if err := w.s.ensureDir(dir); err != nil {
-			return err
-		}
-		tmp := filepath.Join(dir, ".tmp-"+random())
-		f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
-		if isMissing(err) || errors.Is(err, syscall.ENOTDIR) {
-			if rerr := w.s.reachable(); rerr != nil {
-				return rerr
-			}
-		}
-		if err != nil {
-			return wrap("create a file in", dir, err)
-		}
-		w.f, w.tmp = f, tmp
 	}
 	if _, err := w.f.Write(data); err != nil {
 		return wrap("write", w.path, err)
@@ -127,6 +115,31 @@ func (w *writer) step(data []byte, last bool) (err error) {
 	if !last {
 		return nil
 	}
+	return w.finish()
+}
+
+// begin makes the temporary file.
+func (w *writer) begin() error {
+	root, err := w.s.anchored()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	dir := path.Dir(w.key)
+	if w.dir, err = w.s.subdir(root, dir); err != nil {
+		return err
+	}
+	w.tmp = ".tmp-" + random()
+	w.f, err = w.dir.OpenFile(w.tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
+	if err != nil {
+		w.f, w.tmp = nil, ""
+		return wrap("create a file in", filepath.Join(w.s.dir, dir), err)
+	}
+	return nil
+}
+
+// finish makes the file durable and gives it its name.
+func (w *writer) finish() error {
 	if err := w.f.Sync(); err != nil {
 		return wrap("fsync", w.path, err)
 	}
@@ -135,52 +148,61 @@ func (w *writer) step(data []byte, last bool) (err error) {
 	if err := f.Close(); err != nil { // NFS reports a full server here
 		return wrap("close", w.path, err)
 	}
-	if err := syscall.Rename(w.tmp, w.path); err != nil {
+	if err := w.dir.Rename(w.tmp, path.Base(w.key)); err != nil {
 		return wrap("rename a file to", w.path, err)
 	}
 	w.tmp = ""
-	if err := w.s.syncDir(dir); err != nil {
-		return wrap("fsync", dir, err)
+	if err := w.s.syncRoot(w.dir); err != nil {
+		return wrap("fsync", filepath.Dir(w.path), err)
 	}
+	w.abort()
 	return nil
 }
 
+// abort lets go of what is open, and removes what is unfinished.
 func (w *writer) abort() {
 	if w.f != nil {
 		_ = w.f.Close()
 		w.f = nil
 	}
 	if w.tmp != "" {
-		_ = os.Remove(w.tmp) // a name that begins with '.' hurts nobody if this fails
+		_ = w.dir.Remove(w.tmp) // a name that begins with '.' hurts nobody if this fails
 		w.tmp = ""
+	}
+	if w.dir != nil {
+		_ = w.dir.Close()
+		w.dir = nil
 	}
 }
 
-// ensureDir creates dir beneath the location, durably, but not the location.
-func (s *Store) ensureDir(dir string) error {
-	if dir == s.dir {
-		return s.ensureRoot()
-	}
-	err := os.Mkdir(dir, dirMode)
-	if isMissing(err) {
-		if dir == filepath.Join(s.dir, filepath.Base(dir)) && !s.sub() {
-			return rootError(s.dir, err)
+// subdir opens a directory beneath root, and creates it, durably, if need be.
+func (s *Store) subdir(root *os.Root, dir string) (*os.Root, error) {
+	got, err := root.OpenRoot(dir + onlyDir)
+	if !isMissing(err) {
+		if err != nil {
+			return nil, wrap("open directory", filepath.Join(s.dir, dir), err)
 		}
-		if err := s.ensureDir(filepath.Dir(dir)); err != nil {
-			return err
-		}
-		err = os.Mkdir(dir, dirMode)
+		return got, nil
 	}
-	switch {
+	parent, err := s.subdir(root, path.Dir(dir))
+	if err != nil {
+		return nil, err
+	}
+	defer parent.Close()
+	name := path.Base(dir)
+	switch err := parent.Mkdir(name, dirMode); {
 	case errors.Is(err, syscall.EEXIST):
-		return nil
 	case err != nil:
-		return wrap("create directory", dir, err)
+		return nil, wrap("create directory", filepath.Join(s.dir, dir), err)
+	default:
+		if err := s.syncRoot(parent); err != nil {
+			return nil, wrap("fsync", filepath.Join(s.dir, path.Dir(dir)), err)
+		}
 	}
-	if err := s.syncDir(filepath.Dir(dir)); err != nil {
-		return wrap("fsync", filepath.Dir(dir), err)
+	if got, err = parent.OpenRoot(name + onlyDir); err != nil {
+		return nil, wrap("open directory", filepath.Join(s.dir, dir), err)
 	}
-	return nil
+	return got, nil
 }
 
 // Get implements persistence.Objects. The file is opened anew each time: a
@@ -415,6 +437,9 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 		return err
 	}
 	return s.object(ctx, func() error {
+		if err := s.stillThere(); err != nil {
+			return err
+		}
 		path := filepath.Join(s.dir, key)
 		err := syscall.Unlink(path)
 		switch {

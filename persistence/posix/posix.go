@@ -53,14 +53,17 @@ type Store struct {
 
 	mu       sync.Mutex
 	late     func([]byte, persistence.Version, error)
+	mine     func([]byte) bool // see persistence.Anchored
 	mount    mount
-	seen     bool // mount comes from the file system, not from its path alone
+	seen     bool      // mount comes from the file system, not from its path alone
+	looked   time.Time // when it was looked at last
 	warnings []string
 }
 
 var (
 	_ persistence.Store       = (*Store)(nil)
 	_ persistence.LateResults = (*Store)(nil)
+	_ persistence.Anchored    = (*Store)(nil)
 	_ persistence.Checker     = (*Store)(nil)
 	_ persistence.Inspector   = (*Store)(nil)
 )
@@ -110,6 +113,13 @@ func (s *Store) OnLate(fn func(val []byte, v persistence.Version, err error)) {
 	s.late = fn
 }
 
+// Anchor implements persistence.Anchored.
+func (s *Store) Anchor(mine func(val []byte) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mine = mine
+}
+
 // Check reports whether a plane can live in the directory: it is there, is a
 // directory, can be listed and written, and lies on a file system that keeps
 // the contract. See persistence.Checker.
@@ -147,8 +157,12 @@ func (s *Store) look() (mount, error) {
 		return mount{}, wrap("look up the file system of", s.place(), err)
 	}
 	s.mu.Lock()
-	s.mount, s.seen = m, true
+	old, seen := s.mount, s.seen
+	s.mount, s.seen, s.looked = m, true, time.Now()
 	s.mu.Unlock()
+	if change := m.since(old); seen && change != "" && s.opts.Warn != nil {
+		s.opts.Warn(fmt.Sprintf("the file system of %s has changed: %s; if nobody meant that, look at who mounts and unmounts there", s.place(), change))
+	}
 	return m, nil
 }
 
@@ -286,20 +300,6 @@ func (s *Store) warn(msg string) {
 	}
 }
 
-// stillThere fails when the location has lost its register since this handle
-// saw it. Then it is not the location any more but, as a rule, the mount point
-// it was mounted on, in which nothing must be created. What comes between this
-// look and the write that follows is a matter of microseconds.
-func (s *Store) stillThere() error {
-	if s.sub() || !s.known.Load() {
-		return nil
-	}
-	if _, err := os.Lstat(filepath.Join(s.dir, leaseDir)); isMissing(err) {
-		return fmt.Errorf("%w: %s holds no register any more, so nothing is written there; is the file system still mounted?", persistence.Absent, s.dir)
-	}
-	return nil
-}
-
 // ensureRoot creates the directory of a scratch location; never that of a
 // plane.
 func (s *Store) ensureRoot() error {
@@ -379,11 +379,7 @@ func (s *Store) syncDir(dir string) error {
 		return err
 	}
 	defer f.Close()
-	err = f.Sync()
-	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.ENOSYS) {
-		return nil // this file system commits names by itself
-	}
-	return err
+	return syncNames(f)
 }
 
 func hidden(name string) bool { return strings.HasPrefix(name, ".") }

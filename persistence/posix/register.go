@@ -59,6 +59,7 @@ func (s *Store) Read(ctx context.Context) (persistence.Snapshot, error) {
 
 // names lists the register. It runs in a worker.
 func (s *Store) names() ([]string, error) {
+	s.watchMount()
 	dir := filepath.Join(s.dir, leaseDir)
 	entries, err := listDir(dir)
 	switch {

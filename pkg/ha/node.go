@@ -213,6 +213,14 @@ func (n *Node) State() lease.State { return n.Status().StateAt(n.Now()) }
 // at least this often (R12).
 const loopLimit = 100 * time.Millisecond
 
+// ownPlane reports whether a register with this value may be that of this
+// node's plane. What can not be read may be.
+func (n *Node) ownPlane(val []byte) bool {
+	v, err := lease.ParseValue(val)
+	own := n.Status().Plane
+	return err != nil || own == "" || v.Plane == own
+}
+
 // Run takes part in the plane until ctx ends, the node is shut down or it has
 // to end. It leaves cleanly: the service stopped and proven gone, the term
 // released. It returns nil after a clean stop and an *ExitError otherwise, and
@@ -231,6 +239,10 @@ func (n *Node) Run(ctx context.Context) error {
 	if late, ok := n.store.(persistence.LateResults); ok {
 		late.OnLate(func(val []byte, v persistence.Version, err error) { n.late(work, val, v, err) })
 		defer late.OnLate(nil)
+	}
+	if place, ok := n.store.(persistence.Anchored); ok {
+		place.Anchor(n.ownPlane)
+		defer place.Anchor(nil)
 	}
 	if n.opts.Mode == lease.ModeDisabled {
 		return n.runAlone(ctx)
