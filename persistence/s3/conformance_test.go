@@ -2,6 +2,7 @@ package s3_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log"
 	"net/http"
@@ -101,20 +102,70 @@ func TestConformance(t *testing.T) {
 	})
 }
 
-// TestWholeBucket is the suite on a bucket without a prefix.
+// A bucket without a prefix is a location too.
 func TestWholeBucket(t *testing.T) {
-	storetest.Run(t, func(t *testing.T) (a, b persistence.Store) {
+	s := serve(t)
+	st, err := s3.Open(bucket, "", s3.Options{Endpoint: s.URL, Credentials: keys})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	empty := func(want bool) {
 		t.Helper()
-		s := serve(t)
-		open := func() *s3.Store {
-			st, err := s3.Open(bucket, "", s3.Options{Endpoint: s.URL, Credentials: keys})
-			if err != nil {
-				t.Fatal(err)
-			}
-			return st
+		if got, err := st.Empty(t.Context()); got != want || err != nil {
+			t.Errorf("empty: %t, %v; want %t", got, err, want)
 		}
-		return open(), open()
-	})
+	}
+	sub, err := st.Sub(".verify-x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sub.Init(t.Context(), []byte("u1.0")); err != nil {
+		t.Fatal(err)
+	}
+	empty(true)
+	if err := st.Put(t.Context(), "nodes/x", strings.NewReader("x"), 1); err != nil {
+		t.Fatal(err)
+	}
+	empty(false)
+	page, err := st.List(t.Context(), "", "")
+	if err != nil || len(page.Items) != 1 || page.Items[0].Key != "nodes/x" {
+		t.Errorf("list: %+v, %v", page, err)
+	}
+	if err := sub.RemoveAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := st.Get(t.Context(), "nodes/x"); err != nil {
+		t.Errorf("after removing a scratch area: %v", err)
+	}
+}
+
+// A scratch area larger than a page is skipped, not listed through.
+func TestListSkipsScratchAreas(t *testing.T) {
+	s := serve(t)
+	st := s.open(t, s3.Options{})
+	sub, err := st.Sub(".verify-x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 1001 {
+		if err := sub.Put(t.Context(), fmt.Sprintf("nodes/%04d", i), strings.NewReader(""), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := st.Put(t.Context(), "nodes/x", strings.NewReader("x"), 1); err != nil {
+		t.Fatal(err)
+	}
+	page, err := st.List(t.Context(), "", "")
+	if err != nil || page.More || len(page.Items) != 1 || page.Items[0].Key != "nodes/x" {
+		t.Errorf("list: %+v, %v", page, err)
+	}
+	if err := sub.RemoveAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if page, err := sub.List(t.Context(), "", ""); err != nil || len(page.Items) != 0 {
+		t.Errorf("removed, it lists %d objects, %v", len(page.Items), err)
+	}
 }
 
 func TestMissingBucket(t *testing.T) {

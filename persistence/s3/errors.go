@@ -2,6 +2,7 @@ package s3
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
@@ -23,8 +24,17 @@ const (
 	listBucket   action = "s3:ListBucket"
 )
 
-// errNoSuchKey marks an Absent that is about one object.
-var errNoSuchKey = errors.New("no such object")
+var (
+	// errNoSuchKey marks an Absent that is about one object.
+	errNoSuchKey = errors.New("no such object")
+	// errSkew marks a refusal that the SDK has learnt from: it signs with the
+	// server's time from then on.
+	errSkew = errors.New("clocks differ")
+
+	// Kinds that are two: both decide nothing, and waiting helps.
+	errThrottled = fmt.Errorf("%w: %w", persistence.Throttled, persistence.Unknown)
+	errSkewed    = fmt.Errorf("%w: %w", persistence.Unknown, errSkew)
+)
 
 // Remedies that several codes share.
 const (
@@ -59,15 +69,15 @@ var verdicts = map[string]verdict{
 	"ExpiredToken":                   {persistence.Denied, renewKeys},
 	"ExpiredTokenException":          {persistence.Denied, renewKeys},
 	"TokenRefreshRequired":           {persistence.Denied, renewKeys},
-	"RequestTimeTooSkewed":           {persistence.Unknown, "have this machine's clock set by NTP"},
-	"RequestExpired":                 {persistence.Unknown, "have this machine's clock set by NTP"},
-	"SlowDown":                       {persistence.Throttled, fewer},
-	"TooManyRequests":                {persistence.Throttled, fewer},
-	"TooManyRequestsException":       {persistence.Throttled, fewer},
-	"Throttling":                     {persistence.Throttled, fewer},
-	"ThrottlingException":            {persistence.Throttled, fewer},
-	"RequestLimitExceeded":           {persistence.Throttled, fewer},
-	"BandwidthLimitExceeded":         {persistence.Throttled, fewer},
+	"RequestTimeTooSkewed":           {errSkewed, "have this machine's clock set by NTP"},
+	"RequestExpired":                 {errSkewed, "have this machine's clock set by NTP"},
+	"SlowDown":                       {errThrottled, fewer},
+	"TooManyRequests":                {errThrottled, fewer},
+	"TooManyRequestsException":       {errThrottled, fewer},
+	"Throttling":                     {errThrottled, fewer},
+	"ThrottlingException":            {errThrottled, fewer},
+	"RequestLimitExceeded":           {errThrottled, fewer},
+	"BandwidthLimitExceeded":         {errThrottled, fewer},
 	"XMinioServerNotInitialized":     {persistence.Unknown, waitAndSee},
 	"PreconditionFailed":             {persistence.Conflict, ""},
 	"ConditionalRequestConflict":     {persistence.Conflict, ""},
@@ -96,14 +106,14 @@ func (s *Store) fail(ctx context.Context, do action, key string, err error) erro
 	}
 	re := response(err)
 	if re == nil {
-		return fmt.Errorf("%w: %s: %s; check store.s3.endpoint, the network and the service", persistence.Unknown, target, s.text(err))
+		return fmt.Errorf("%w: %s: %s; %s", persistence.Unknown, target, s.text(err), unreached(err))
 	}
 	code, said := re.Response.Status, ""
 	var ae smithy.APIError
 	if errors.As(err, &ae) {
 		code, said = ae.ErrorCode(), ae.ErrorMessage()
 	}
-	v := s.judge(do, key, re, code)
+	v := s.verdictOn(do, key, re, code)
 	what := s.describe(re, code, said)
 	if v.remedy == "" {
 		return fmt.Errorf("%w: %s: %s", v.kind, target, what)
@@ -111,8 +121,24 @@ func (s *Store) fail(ctx context.Context, do action, key string, err error) erro
 	return fmt.Errorf("%w: %s: %s; %s", v.kind, target, what, v.remedy)
 }
 
-// judge finds the verdict on a reply.
-func (s *Store) judge(do action, key string, re *awshttp.ResponseError, code string) verdict {
+// unreached says what to do about a request that was not answered.
+func unreached(err error) string {
+	var (
+		unknown x509.UnknownAuthorityError
+		name    x509.HostnameError
+		invalid x509.CertificateInvalidError
+	)
+	switch {
+	case errors.As(err, &unknown):
+		return "name the authority's certificate in store.s3.caFile"
+	case errors.As(err, &name), errors.As(err, &invalid):
+		return "name the server in store.s3.endpoint as its certificate does, or renew the certificate"
+	}
+	return "check store.s3.endpoint, the network and the service"
+}
+
+// verdictOn is what a reply means.
+func (s *Store) verdictOn(do action, key string, re *awshttp.ResponseError, code string) verdict {
 	status := re.HTTPStatusCode()
 	if v, ok := s.wrongRegion(re, code); ok {
 		return v
@@ -121,7 +147,7 @@ func (s *Store) judge(do action, key string, re *awshttp.ResponseError, code str
 	switch {
 	case code == "NoSuchKey" || (code == "NotFound" && do == deleteObject):
 		return verdict{fmt.Errorf("%w: %w", persistence.Absent, errNoSuchKey), ""}
-	case known && v.kind == persistence.Denied: //nolint:errorlint // out of the table, not wrapped
+	case errors.Is(v.kind, persistence.Denied):
 		switch v.remedy {
 		case "":
 			v.remedy = s.denied(do, key)
@@ -132,12 +158,12 @@ func (s *Store) judge(do action, key string, re *awshttp.ResponseError, code str
 			v.remedy += " (the last renewal failed: " + s.short(why) + ")"
 		}
 		return v
-	case known && v.kind == persistence.Throttled: //nolint:errorlint // as above
-		return throttled
-	case known:
-		if code == "RequestTimeTooSkewed" || code == "RequestExpired" {
-			v.remedy = s.clock.complaint()
+	case errors.Is(v.kind, errSkew):
+		if why := s.clock.complaint(); why != "" {
+			v.remedy = why
 		}
+		return v
+	case known:
 		return v
 	}
 	switch status {
@@ -146,7 +172,7 @@ func (s *Store) judge(do action, key string, re *awshttp.ResponseError, code str
 	case http.StatusPreconditionFailed, http.StatusConflict:
 		return verdict{persistence.Conflict, ""}
 	case http.StatusTooManyRequests:
-		return throttled
+		return verdict{errThrottled, fewer}
 	case http.StatusNotImplemented:
 		return verdict{persistence.Unsupported, otherService}
 	case http.StatusInsufficientStorage:
@@ -156,9 +182,6 @@ func (s *Store) judge(do action, key string, re *awshttp.ResponseError, code str
 	}
 	return verdict{persistence.Unknown, waitAndSee}
 }
-
-// throttled decides nothing either, and waiting helps.
-var throttled = verdict{fmt.Errorf("%w: %w", persistence.Throttled, persistence.Unknown), fewer}
 
 // wrongRegion recognises the several ways to be told so.
 func (s *Store) wrongRegion(re *awshttp.ResponseError, code string) (verdict, bool) {
@@ -180,16 +203,15 @@ func (s *Store) wrongRegion(re *awshttp.ResponseError, code string) (verdict, bo
 
 // denied says what to allow, on what.
 func (s *Store) denied(do action, key string) string {
-	partition := "arn:aws:s3:::" + s.bucket
-	switch do {
-	case listBucket:
-		return fmt.Sprintf("allow these credentials %s on %s for the prefix %s", do, partition, s.root)
-	case getObject:
-		return fmt.Sprintf("allow these credentials %s on %s/%s, and %s on %s, without which what is missing looks forbidden",
-			do, partition, key, listBucket, partition)
-	case putObject, deleteObject:
+	arn := "arn:aws:s3:::" + s.bucket
+	if do == listBucket {
+		return fmt.Sprintf("allow these credentials %s on %s for the prefix %s", do, arn, s.root)
 	}
-	return fmt.Sprintf("allow these credentials %s on %s/%s*", do, partition, s.root)
+	if do == getObject {
+		return fmt.Sprintf("allow these credentials %s on %s/%s, and %s on %s, without which what is missing looks forbidden",
+			do, arn, key, listBucket, arn)
+	}
+	return fmt.Sprintf("allow these credentials %s on %s/%s*", do, arn, s.root)
 }
 
 // noKeys explains that there are no credentials to sign with.

@@ -119,7 +119,16 @@ func (s *Store) Check(ctx context.Context) error {
 	if _, err := s.Empty(ctx); err != nil {
 		return err
 	}
-	// Permissions differ by action, so that only writing tells.
+	err := s.probe(ctx)
+	if errors.Is(err, errSkew) {
+		err = s.probe(ctx) // signed with the server's time now
+	}
+	return err
+}
+
+// probe writes an object and removes it: permissions differ by action, so that
+// only doing tells.
+func (s *Store) probe(ctx context.Context) error {
 	key := s.root + ".check-" + strings.ToLower(rand.Text()[:16])
 	_, err := s.register.PutObject(ctx, s.write(key, []byte("understudy\n"), func(in *s3.PutObjectInput) { in.IfNoneMatch = aws.String("*") }))
 	if err != nil {

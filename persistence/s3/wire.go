@@ -82,11 +82,9 @@ type skew struct {
 	seen  atomic.Bool
 }
 
-const (
-	worthAWord = time.Minute
-	// S3 refuses what was signed further from its own time.
-	maxSkew = 15 * time.Minute
-)
+// worthAWord is the least difference that is complained about. S3 refuses what
+// was signed more than 15 minutes from its own time.
+const worthAWord = time.Minute
 
 // observe takes the Date header of a reply.
 func (s *skew) observe(date string) {
@@ -114,5 +112,5 @@ func (s *skew) complaint() string {
 	if d := time.Duration(s.ahead.Load()).Abs(); d < worthAWord {
 		return ""
 	}
-	return fmt.Sprintf("this machine's clock is %s that of the store, which refuses requests from %s on; have it set by NTP", s, maxSkew)
+	return fmt.Sprintf("this machine's clock is %s that of the store, and S3 refuses requests from 15 minutes on; have it set by NTP", s)
 }
