@@ -20,13 +20,17 @@ GOLANGCI_LINT := $(BIN)/golangci-lint-$(GOLANGCI_LINT_VERSION)
 GOTESTSUM     := $(BIN)/gotestsum-$(GOTESTSUM_VERSION)
 
 # What `make test` runs, in this order.
-SUITES ?= format lint unit sim e2e chaos model
+SUITES ?= format lint unit sim e2e s3 chaos model
+
+# What `make conformance-all` runs: a target conformance-NAME each.
+CONFORMANCE += s3
 
 # Packages of the slow suites; unit is everything else.
 SIM_PKGS  := ./pkg/election/...
 E2E_PKGS  := ./test/e2e
 CHAOS_PKG := ./test/chaos
-SLOW      := /pkg/election/sim(/|$$)|/test/(e2e|chaos)$$
+S3_PKG    := ./test/s3
+SLOW      := /pkg/election/sim(/|$$)|/test/(e2e|chaos|s3)$$
 UNIT_PKGS  = $(shell $(GO) list -e ./... | grep -vE '$(SLOW)')
 
 # The race detector needs a C compiler. Without one the tests still run, and
@@ -47,7 +51,7 @@ GOTEST  = $(BIN)/suite -dir $(RESULTS) gotest $(1) -- $(GOTESTSUM) --format=pkgn
 help: ## this list
 	@echo 'Understudy keeps one service alive on several machines that share only storage.'
 	@echo
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: build ## three nodes and a sample service on this machine; ARGS="..." for its flags
 	@$(BIN)/understudy demo $(ARGS)
@@ -79,8 +83,10 @@ repro: need-go ## one seed of the simulator with its trace: SEED=s
 e2e: ## the end-to-end tests only
 	@$(MAKE) -s --no-print-directory test SUITES=e2e
 
-chaos: need-go ## real nodes under faults, judged by their clients: T=10m (default 1m), SEED=s
-	CHAOS_T=$(T) CHAOS_SEED=$(SEED) $(GO) test -count=1 -v -timeout=4h $(CHAOS_PKG)
+chaos: need-go $(if $(filter s3,$(STORE)),$(VERSITYGW)) ## real nodes under faults, judged by their clients: T=10m (default 1m), SEED=s, STORE=s3
+	CHAOS_T=$(T) CHAOS_SEED=$(SEED) CHAOS_STORE=$(STORE) $(GO) test -count=1 -v -timeout=4h $(CHAOS_PKG)
+
+conformance-all: need-go $(addprefix conformance-,$(CONFORMANCE)) ## the stores on every real server there is, in full: takes an hour
 
 fuzz: need-go ## every fuzz target, one after the other, for T=10m each (default 1m)
 	@failed=0; \
@@ -137,6 +143,15 @@ suite-e2e: $(BIN)/suite $(GOTESTSUM) build
 suite-chaos: $(BIN)/suite $(GOTESTSUM)
 	@$(call GOTEST,chaos) -timeout=15m $(CHAOS_PKG)
 
+# The S3 store on a real server, in its short form.
+suite-s3: $(BIN)/suite $(GOTESTSUM) $(VERSITYGW) build
+	@$(call GOTEST,s3) -timeout=15m $(S3_PKG)
+
+.PHONY: conformance-all $(addprefix conformance-,$(CONFORMANCE))
+
+conformance-s3: need-go $(VERSITYGW) $(VERSITYGW_OLD) $(MINIO)
+	S3_FULL=1 $(GO) test -count=1 -v -timeout=3h $(S3_PKG)
+
 # The models at smaller bounds.
 suite-model: $(BIN)/suite
 	@if [ "$(CI)" = true ] || { command -v spin && command -v gcc; } >/dev/null; \
@@ -162,6 +177,15 @@ endef
 
 $(GOLANGCI_LINT): | need-go
 	$(call tool,$@,github.com/golangci/golangci-lint/v2/cmd/golangci-lint,$(GOLANGCI_LINT_VERSION),golangci-lint)
+
+$(VERSITYGW): | need-go
+	$(call tool,$@,github.com/versity/versitygw/cmd/versitygw,$(VERSITYGW_VERSION),versitygw)
+
+$(VERSITYGW_OLD): | need-go
+	$(call tool,$@,github.com/versity/versitygw/cmd/versitygw,$(VERSITYGW_OLD_VERSION),versitygw)
+
+$(MINIO): | need-go
+	$(call tool,$@,github.com/minio/minio,$(MINIO_VERSION),minio)
 
 $(GOTESTSUM): | need-go
 	$(call tool,$@,gotest.tools/gotestsum,$(GOTESTSUM_VERSION),gotestsum)

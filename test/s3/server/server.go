@@ -34,7 +34,7 @@ import (
 const (
 	Versity    = "versitygw-v1.8.0"
 	OldVersity = "versitygw-v1.7.0" // loses races between conditional writes
-	MinIO      = "minio-2026-02-12"
+	MinIO      = "minio-v0.0.0-20260212201848-7aac2a2c5b7c"
 )
 
 const (
@@ -135,11 +135,16 @@ func NoEnv() []string {
 	return []string{"AWS_EC2_METADATA_DISABLED=true", "AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null"}
 }
 
+// Keys are the server's credentials, for stores opened in this process.
+func (s *Server) Keys() aws.CredentialsProvider {
+	return credentials.NewStaticCredentialsProvider(accessKey, s.Secret, "")
+}
+
 // Client is a client of the server, of the test's own.
 func (s *Server) Client() *s3.Client {
 	return s3.New(s3.Options{
 		BaseEndpoint: aws.String(s.URL), UsePathStyle: true, Region: region,
-		Credentials:                credentials.NewStaticCredentialsProvider(accessKey, s.Secret, ""),
+		Credentials:                s.Keys(),
 		RequestChecksumCalculation: aws.RequestChecksumCalculationWhenRequired,
 		ResponseChecksumValidation: aws.ResponseChecksumValidationWhenRequired,
 	})
