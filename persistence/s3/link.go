@@ -54,6 +54,7 @@ type link struct {
 	register *s3.Client
 	objects  *s3.Client // what is idempotent: GET, LIST, HEAD, DELETE
 	writes   *s3.Client // PUT and POST of objects
+	halves   *s3.Client // PUTs that stop half-way, see Overlap
 
 	keys  *keyring
 	wires []*wire
@@ -97,10 +98,13 @@ func newLink(bucket string, opts Options) (*link, error) {
 	}
 	l.keys = &keyring{source: source, now: opts.now, run: l.background}
 	beat, bulk := l.wire(roots, opts.Count), l.wire(roots, opts.Count)
-	client := func(w *wire, r aws.Retryer) *s3.Client {
-		return s3.NewFromConfig(cfg, func(o *s3.Options) { l.configure(o, opts, w, r) })
+	client := func(w *wire, r aws.Retryer, more ...func(*s3.Options)) *s3.Client {
+		return s3.NewFromConfig(cfg, append([]func(*s3.Options){func(o *s3.Options) { l.configure(o, opts, w, r) }}, more...)...)
 	}
 	l.register = client(beat, aws.NopRetryer{})
+	l.halves = client(bulk, aws.NopRetryer{}, func(o *s3.Options) {
+		o.HTTPClient = &http.Client{Transport: halver{bulk}, CheckRedirect: noRedirect}
+	})
 	l.writes = client(bulk, aws.NopRetryer{})
 	l.objects = client(bulk, retry.NewStandard(func(o *retry.StandardOptions) {
 		o.MaxAttempts, o.MaxBackoff = objectAttempts, objectBackoff
@@ -137,9 +141,7 @@ func load(ctx context.Context, opts Options) (aws.Config, error) {
 // configure makes a client out of what the environment says (in o already) and
 // what opts say.
 func (l *link) configure(o *s3.Options, opts Options, w *wire, r aws.Retryer) {
-	o.HTTPClient = &http.Client{Transport: w, CheckRedirect: func(*http.Request, []*http.Request) error {
-		return http.ErrUseLastResponse // what was signed for one host is not for another
-	}}
+	o.HTTPClient = &http.Client{Transport: w, CheckRedirect: noRedirect}
 	o.Retryer, o.RetryMaxAttempts = r, 0
 	o.Credentials = l.keys
 	// Trailers with checksums are refused by many other services.
@@ -156,6 +158,9 @@ func (l *link) configure(o *s3.Options, opts Options, w *wire, r aws.Retryer) {
 		o.UsePathStyle = *opts.PathStyle
 	}
 }
+
+// noRedirect: what was signed for one host is not for another.
+func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 func parseEndpoint(text string) (*url.URL, error) {
 	u, err := url.Parse(text)

@@ -188,6 +188,7 @@ func (r *run) all(ctx context.Context) error {
 		{"create once", 1, r.create},
 		{"compare and swap", 1, r.cas},
 		{"swap on nothing", 1, r.missing},
+		{"overlapping writers", 1, r.overlap},
 		{"racing creators", r.opts.Rounds, r.raceCreate},
 		{"racing writers", r.opts.Rounds, r.raceCAS},
 		{"objects", 1, r.objects},
@@ -502,6 +503,33 @@ func (r *run) missing(ctx context.Context) error {
 		return err
 	}
 	r.add(name, persistence.GradeOK, "refused", "")
+	return nil
+}
+
+// overlap has one write begin and end while another is under way, where the
+// store can do that. What racing writers find by chance it finds each time.
+func (r *run) overlap(ctx context.Context) error {
+	const name = "overlapping writers"
+	h, err := r.handle(".overlap")
+	if err != nil {
+		return err
+	}
+	o, ok := h.(persistence.Overlapper)
+	if !ok {
+		return nil
+	}
+	var winners int
+	if err := r.timed(ctx, nil, func(ctx context.Context) (err error) {
+		winners, err = o.Overlap(ctx)
+		return err
+	}); err != nil {
+		return err
+	}
+	if winners > 1 {
+		r.add(name, persistence.GradeFail, "two writes of one version that overlapped both succeeded: the condition is looked at before the write, not with it", useOther)
+		return nil
+	}
+	r.add(name, persistence.GradeOK, "of two writes that overlap one succeeds", "")
 	return nil
 }
 

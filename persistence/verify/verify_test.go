@@ -58,7 +58,7 @@ func TestGoodStores(t *testing.T) {
 						t.Errorf("%+v", c)
 					}
 				}
-				if !r.OK || !strings.HasPrefix(r.Verdict, "safe") || len(steps) != 9 {
+				if !r.OK || !strings.HasPrefix(r.Verdict, "safe") || len(steps) != 10 {
 					t.Errorf("OK %t, %q, steps %q", r.OK, r.Verdict, steps)
 				}
 				if r.Write.Count < 5 || r.Write.P50 <= 0 || r.Write.P99 < r.Write.P50 || r.Write.Max < r.Write.P99 {
