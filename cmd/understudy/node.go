@@ -213,7 +213,7 @@ func (d *daemon) openStore(ctx context.Context) error {
 		d.loc = config.Location{Scheme: "file", Path: filepath.Join(d.cfg.DataDir, "store")}
 	}
 	warn := func(s string) { d.log.Warn("store", zap.String("warning", s)) }
-	if d.store, err = openCounted(d.loc, warn, d.meter.sent.Add); err != nil {
+	if d.store, err = openStore(d.loc, warn, d.meter.sent.Add); err != nil {
 		return exitf(exitUsage, "persistenceDir: %w", err)
 	}
 	d.store = d.meter.wrap(d.store)

@@ -9,23 +9,22 @@ import (
 	"github.com/understudy-ha/understudy/pkg/config"
 )
 
-// openStore opens a location. It does no I/O; the store's Check tells whether
-// the location is fit for use. warn is told of what an operator should look at;
-// it may be nil.
-func openStore(loc config.Location, warn func(string)) (persistence.Store, error) {
-	return openCounted(loc, warn, nil)
-}
-
-// openCounted is openStore for whoever pays by the request: count is told the
-// kind of each one that is sent; it may be nil. This is the only place that
-// names concrete stores.
-func openCounted(loc config.Location, warn, count func(string)) (persistence.Store, error) {
+// openStore opens a location. It is the only place that names concrete stores.
+// It does no I/O; the store's Check tells whether the location is fit for use.
+// warn is told of what an operator should look at; it may be nil. count, which
+// most can do without, is told the kind of each request of a store that is paid
+// for by the request.
+func openStore(loc config.Location, warn func(string), count ...func(string)) (persistence.Store, error) {
 	switch loc.Scheme {
 	case "file":
 		return posix.Open(loc.Path, posix.Options{Warn: warn})
 	case "s3":
 		o := s3Options(loc.S3)
-		o.Count = count
+		o.Count = func(kind string) {
+			for _, f := range count {
+				f(kind)
+			}
+		}
 		return s3.Open(loc.Host, loc.Path, o)
 	case "hdfs":
 		return nil, fmt.Errorf("%w: %s: this version opens directories and buckets only; use a path, file:///path or s3://bucket/prefix", persistence.Unsupported, loc)
