@@ -137,7 +137,7 @@ func refuseExisting(ctx context.Context, store persistence.Store, loc config.Loc
 		}
 		return exitf(exitPrecondition, "%s holds %s already; start nodes on it, or give another location", loc, what)
 	case errors.Is(err, persistence.Torn):
-		return exitf(exitPrecondition, "%s holds a register that can not be read (%w); nothing was changed, give another location or repair it", loc, err)
+		return exitf(exitPrecondition, "%s holds a register that can not be read (%w); nothing was changed", loc, err)
 	case !errors.Is(err, persistence.Absent):
 		return err
 	}

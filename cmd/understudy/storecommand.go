@@ -20,6 +20,10 @@ func newStoreCommand(g *globals) *cobra.Command {
 		RunE:  groupOnly,
 	}
 	cmd.AddCommand(
+		newStoreDumpCommand(g),
+		newStoreFsckCommand(g),
+		newStoreReleaseCommand(g),
+		newStoreRepairCommand(g),
 		newStoreVerifyCommand(g),
 	)
 	return cmd

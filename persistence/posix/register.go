@@ -69,7 +69,7 @@ func (s *Store) names() ([]string, error) {
 		if _, rerr := listDir(s.dir); rerr != nil {
 			return nil, rootError(s.dir, rerr)
 		}
-		return nil, fmt.Errorf("%w: %s is not a directory, so it is no register; move it away", persistence.Torn, dir)
+		return nil, fmt.Errorf("%w: %s is not a directory, so it is no register; with all nodes stopped, 'understudy store repair' moves it aside", persistence.Torn, dir)
 	case err != nil:
 		return nil, wrap("list", dir, err)
 	}
@@ -101,7 +101,7 @@ func (s *Store) judge(names []string) (snap persistence.Snapshot, foreign bool, 
 		}
 		return persistence.Snapshot{Version: persistence.Version(values[0]), Value: []byte(values[0])}, false, nil
 	}
-	const remedy = "with all nodes stopped, leave the newest value as the only file there; if none is left, empty the whole location, then 'understudy forget-plane' on every node and 'understudy init'"
+	const remedy = "with all nodes stopped, 'understudy store fsck' says what is there and 'understudy store repair' puts a value in its place"
 	switch {
 	case len(values) > 1:
 		err = fmt.Errorf("%w: %s holds %d values, %s; %s", persistence.Torn, dir, len(values), quote(values), remedy)

@@ -75,7 +75,7 @@ func judge(val []byte) error {
 	}
 	if len(val) == 0 || len(val) > persistence.MaxValueLen || slices.ContainsFunc(val, foreign) {
 		return fmt.Errorf("%w: this object is no register that this version can read; "+
-			"look who wrote it, and repair the register with all nodes stopped", persistence.Torn)
+			"look who wrote it; with all nodes stopped, 'understudy store repair' puts a value in its place", persistence.Torn)
 	}
 	return nil
 }

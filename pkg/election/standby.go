@@ -74,7 +74,7 @@ func (m *Machine) readDone(ev ReadDone) {
 	m.storeDown, m.answered = "", m.now
 	v, err := lease.ParseValue(ev.Value)
 	if err != nil {
-		m.unreadable(err.Error())
+		m.unreadable(err.Error() + "; with all nodes stopped, 'understudy store repair' puts a value in its place")
 		return
 	}
 	if m.plane != "" && v.Plane != m.plane {

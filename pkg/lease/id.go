@@ -53,6 +53,17 @@ func ParseNodeID(s string) (NodeID, error) {
 	return NodeID(s), nil
 }
 
+// ErrBadPlaneID is returned by ParsePlaneID.
+var ErrBadPlaneID = errors.New("a plane id is eight lower-case letters or digits")
+
+// ParsePlaneID checks that s is a plane id.
+func ParsePlaneID(s string) (PlaneID, error) {
+	if !isName(s, PlaneIDLen) {
+		return "", fmt.Errorf("plane id %q: %w", s, ErrBadPlaneID)
+	}
+	return PlaneID(s), nil
+}
+
 const base32Alphabet = "abcdefghijklmnopqrstuvwxyz234567"
 
 // Encode128 writes 16 random bytes in the 26 characters that Incarnation and
