@@ -94,12 +94,15 @@ func (s *skew) observe(date string) {
 	}
 }
 
-// String tells by how much this machine's clock is off, empty if not known.
+// String tells how this machine's clock relates to that of the store, empty if
+// that is not known. A Date header tells whole seconds.
 func (s *skew) String() string {
 	d := time.Duration(s.ahead.Load()).Round(time.Second)
 	switch {
 	case !s.seen.Load():
 		return ""
+	case d.Abs() <= time.Second:
+		return "level with"
 	case d > 0:
 		return fmt.Sprintf("%s behind", d)
 	default:

@@ -270,6 +270,8 @@ func (m *Machine) electable() (ok bool, code, why string) {
 		return false, ReasonBackup, "a hot backup is never promoted"
 	case m.cfg.Mode == lease.ModeDisabled:
 		return false, ReasonDisabled, "disabled by an operator"
+	case m.birth.empty && m.mistrust != "": // or it would have made the plane
+		return false, ReasonUntrusted, m.mistrust
 	case m.trouble.code != "":
 		return false, m.trouble.code, m.trouble.detail
 	case !m.decided && m.cfg.Mode != lease.ModeMaster:

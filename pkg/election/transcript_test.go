@@ -301,6 +301,8 @@ func (s *stage) command(t *testing.T, d *datadriven.TestData) {
 			s.step(TreeStuck{Term: term, Why: "process 77 does not die"})
 		case "verified":
 			s.step(Trust{OK: true})
+		case "not-verified":
+			s.step(Trust{Why: "the store did not pass verification: two writers won"})
 		case "nudged":
 			s.step(Nudged{})
 		default:

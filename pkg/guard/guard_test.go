@@ -200,6 +200,21 @@ func TestSweep(t *testing.T) {
 	}
 }
 
+// What was kept from the service is not there for it to find in /proc/1 either.
+func TestShimHasTheEnvironmentOfTheService(t *testing.T) {
+	t.Parallel()
+	each(t, func(d *daemon) {
+		d.serve(1, service{})
+		env, err := os.ReadFile("/proc/" + strconv.Itoa(d.shim()) + "/environ")
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		if got, want := strings.TrimSuffix(string(env), "\x00"), strings.Join(serviceEnv, "\x00"); got != want {
+			d.t.Errorf("the shim has the environment %q, want the service's, %q", got, want)
+		}
+	})
+}
+
 func TestShimKilled(t *testing.T) {
 	t.Parallel()
 	each(t, func(d *daemon) {

@@ -46,6 +46,10 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// serviceEnv is what services are given, and with them their shim, which would
+// take a second to exit as well.
+var serviceEnv = []string{"PATH=/usr/bin:/bin", "GORACE=atexit_sleep_ms=0"}
+
 // service describes a process of the managed service: it writes the present
 // CLOCK_BOOTTIME into Dir/Name.beat every 5 ms.
 type service struct {
@@ -208,7 +212,7 @@ func testDaemon() int {
 		case opArm:
 			c.Arm(Deadline{Term: q.Term, T0: clock.Now().Add(-q.Ago), Stop: q.Stop, Kill: q.Kill, End: q.End})
 		case opStart:
-			c.Start(Run{Term: q.Term, ID: q.RunID, Argv: q.Argv, Env: []string{"PATH=/usr/bin:/bin"}})
+			c.Start(Run{Term: q.Term, ID: q.RunID, Argv: q.Argv, Env: serviceEnv})
 		case opStop:
 			c.Stop(q.Term, "asked")
 		case opClose:

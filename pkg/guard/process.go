@@ -512,7 +512,7 @@ func (g *guardian) fork(r *run) error {
 	attr := g.iso.sysProcAttr()
 	attr.PidFD = &r.pidfd
 	r.shim, err = syscall.ForkExec(selfExe, []string{os.Args[0], ShimCommand, g.iso.kind}, &syscall.ProcAttr{
-		Env:   os.Environ(),
+		Env:   r.Env, // not the guard's: the service can read that of its own pid 1
 		Files: []uintptr{0, 2, 2, uintptr(sp[1]), guardStdout, guardStderr, r.tree.Fd(), guardLock},
 		Sys:   attr,
 	})

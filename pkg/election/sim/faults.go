@@ -49,6 +49,7 @@ const (
 	Nudge                // somebody says that the register changed
 	Rollback             // the store goes back in time
 	Clone                // a copy of a node's disk is started on another machine
+	StoreHangs           // window: nothing comes back for anybody; writes that got stuck land when it ends
 	KindCount
 )
 
@@ -58,6 +59,7 @@ var kindNames = [KindCount]string{
 	"guard pause", "guard crash", "host crash", "suspend", "restart without proof", "service fails to start",
 	"service dies", "slow stop", "guard delays", "sluggish daemon", "disk fails", "step down", "switchover",
 	"set mode", "set priority", "pause of the plane", "timeout change", "clean restart", "nudge", "rollback", "clone",
+	"hanging store",
 }
 
 func (k Kind) String() string {
@@ -72,6 +74,8 @@ func (w *World) fired(k Kind) { w.res.Faults[k]++ }
 // trouble is what is wrong with a node at present: each window by its end.
 type trouble struct {
 	noRead, noWrite, slow, lossy instant
+	hung                         instant
+	stuck                        int  // writes that hang
 	lossyAs                      Kind // the only way of a lossy store; noFault for any
 	stale                        instant
 	staleBy                      int64   // reads are this old,
@@ -86,10 +90,23 @@ type trouble struct {
 	drain     time.Duration
 }
 
+// stuckMost is how many writes of a node can hang in the store; see
+// persistence.
+const stuckMost = 2
+
 // fate decides how one compare-and-swap goes.
 func (w *World) fate(n *node) fate {
 	o, lat := int64(n.timing.Operation), w.latency(n)
 	tr := &n.trouble
+	if w.t < tr.hung {
+		f := fate{answer: w.t + o, counted: StoreHangs}
+		if tr.stuck++; tr.stuck > stuckMost {
+			f.answer = w.t + ms // fails at once
+			return f
+		}
+		f.lands, f.landAt, f.late = true, tr.hung+w.upTo(100*ms), true
+		return f
+	}
 	if w.t < tr.noWrite {
 		f := fate{answer: w.t + o, counted: PartitionWrites}
 		if w.percent(30) {
@@ -205,6 +222,10 @@ func (w *World) hit(k Kind, n *node, until instant) {
 		w.fired(k)
 		for _, o := range w.nodes {
 			o.trouble.noRead, o.trouble.noWrite = until, until
+		}
+	case StoreHangs:
+		for _, o := range w.nodes {
+			o.trouble.noRead, o.trouble.hung, o.trouble.stuck = until, until, 0
 		}
 	case SlowStore:
 		for _, o := range w.nodes {

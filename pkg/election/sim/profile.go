@@ -250,6 +250,40 @@ func Cut() Profile {
 	return p
 }
 
+// Day has the store hang for an hour, three times in a day. The service must
+// be dead long before the hour is over, and the plane must have a master again
+// within its bound of the end, with nobody's help.
+func Day() Profile {
+	const hour = 3600 * sec
+	p := plain("day")
+	p.Presets, p.Library = []string{"fast", "10s", "default"}, 30
+	p.Script = func(w *World) {
+		for _, at := range []int64{3 * hour, 9 * hour, 15 * hour} {
+			w.after(at+w.upTo(60*sec), func() {
+				began := w.t
+				w.hit(StoreHangs, w.victim(), w.t+hour)
+				w.after(2*int64(w.nodes[0].timing.Timeout), func() { w.nobodyActs(began) })
+				w.after(hour-sec, func() { w.nobodyActs(began) })
+				w.after(hour+int64(w.bound(began)), func() {
+					if w.oracle.serving == 0 {
+						w.violate(true, "no master although the store has been back for %v", w.bound(began))
+					}
+				})
+			})
+		}
+	}
+	return p
+}
+
+// nobodyActs holds that no service is left while the store hangs.
+func (w *World) nobodyActs(since instant) {
+	for _, n := range w.nodes {
+		if t, ok := w.acts(n); ok {
+			w.violate(false, "%s %s in term %d although the store has hung for %.3fs", n.name, n.role(), t, float64(w.t-since)/float64(sec))
+		}
+	}
+}
+
 // Harsh is Mixed with something new going wrong every few seconds.
 func Harsh() Profile {
 	p := Mixed()

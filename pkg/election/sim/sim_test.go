@@ -99,6 +99,29 @@ func TestSeeds(t *testing.T) {
 	}
 }
 
+// TestDay: the store hangs for an hour three times a day. See Day.
+func TestDay(t *testing.T) {
+	const day, hangs = 24 * time.Hour, 3
+	seeds := 4
+	if testing.Short() {
+		seeds = 1
+	}
+	start := time.Now()
+	steps := 0
+	for _, r := range runAll(seeds, func(i int) Config { return Config{Seed: uint64(i), Duration: day, Profile: Day()} }) {
+		if r.Violation != nil {
+			t.Errorf("seed %d: %v", r.Seed, r.Violation)
+		}
+		// In each of them every node that may claim or release is struck.
+		if r.Faults[StoreHangs] < hangs || r.Reigns != hangs+1 {
+			t.Errorf("seed %d: %d writes met a hang, and there were %d reigns; want some in each of %d, and one more reign after each",
+				r.Seed, r.Faults[StoreHangs], r.Reigns, hangs)
+		}
+		steps += r.Steps
+	}
+	t.Logf("%d days, %d hours of them without a store, %d steps; %.1f s", seeds, seeds*hangs, steps, time.Since(start).Seconds())
+}
+
 // expectedNotes are the transitions of the machine that a run must reach.
 // Left out are those that would be bugs (alarm), that need a tree which
 // survives KILL (stuck), or a register that the simulated store does not lose
