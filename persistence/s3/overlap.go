@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
@@ -26,7 +27,7 @@ var _ persistence.Overlapper = (*Store)(nil)
 // Overlap implements persistence.Overlapper: a PUT with If-Match stops half-way
 // through its body, another one is made, then the first goes on. A server that
 // compares when the request arrives, and not when it writes, lets both succeed.
-func (s *Store) Overlap(ctx context.Context) (winners int, err error) {
+func (s *Store) Overlap(ctx context.Context, pause time.Duration) (winners int, err error) {
 	if !s.sub {
 		return 0, fmt.Errorf("%w: writes are made to overlap in scratch locations only, and %s is none", persistence.Unsupported, s.url(""))
 	}
@@ -38,7 +39,14 @@ func (s *Store) Overlap(ctx context.Context) (winners int, err error) {
 		return 0, err
 	}
 	var second error
-	_, err = s.overlapping(ctx, 1, first, func() { _, second = s.overlapping(ctx, 2, first, nil) })
+	_, err = s.overlapping(ctx, 1, first, func() {
+		select {
+		case <-time.After(pause):
+			_, second = s.overlapping(ctx, 2, first, nil)
+		case <-ctx.Done():
+			second = fmt.Errorf("%w: %w", persistence.Unknown, ctx.Err())
+		}
+	})
 	for _, err := range []error{err, second} {
 		switch {
 		case err == nil:
@@ -75,8 +83,9 @@ type halver struct{ *wire }
 
 // RoundTrip implements http.RoundTripper.
 func (h halver) RoundTrip(req *http.Request) (*http.Response, error) {
+	req = req.Clone(req.Context())
+	req.Close = true // a server that refuses early may take the rest for the next request
 	if half, _ := req.Context().Value(halfKey{}).(func()); half != nil && req.Body != nil {
-		req = req.Clone(req.Context())
 		req.Body, req.GetBody = &halved{ReadCloser: req.Body, left: req.ContentLength / 2, half: half}, nil
 	}
 	return h.wire.RoundTrip(req)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"testing"
+	"time"
 
 	"github.com/understudy-ha/understudy/persistence"
 	"github.com/understudy-ha/understudy/persistence/s3"
@@ -42,13 +43,13 @@ func TestOverlap(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if n, err := sub.(persistence.Overlapper).Overlap(t.Context()); n != c.want || err != nil {
+			if n, err := sub.(persistence.Overlapper).Overlap(t.Context(), time.Millisecond); n != c.want || err != nil {
 				t.Errorf("%d winners, %v; want %d", n, err, c.want)
 			}
 			if err := sub.RemoveAll(t.Context()); err != nil {
 				t.Error(err)
 			}
-			if _, err := st.Overlap(t.Context()); !errors.Is(err, persistence.Unsupported) {
+			if _, err := st.Overlap(t.Context(), time.Millisecond); !errors.Is(err, persistence.Unsupported) {
 				t.Errorf("in a plane's own location: %v", err)
 			}
 		})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/understudy-ha/understudy/persistence"
 	"github.com/understudy-ha/understudy/persistence/memory"
@@ -21,7 +22,7 @@ func (o overlapping) Sub(name string) (persistence.Store, error) {
 	return overlapping{s, o.winners}, err
 }
 
-func (o overlapping) Overlap(context.Context) (int, error) { return o.winners, nil }
+func (o overlapping) Overlap(context.Context, time.Duration) (int, error) { return o.winners, nil }
 
 func TestOverlap(t *testing.T) {
 	for winners, ok := range map[int]bool{0: true, 1: true, 2: false} {

@@ -518,16 +518,20 @@ func (r *run) overlap(ctx context.Context) error {
 	if !ok {
 		return nil
 	}
-	var winners int
-	if err := r.timed(ctx, nil, func(ctx context.Context) (err error) {
-		winners, err = o.Overlap(ctx)
-		return err
-	}); err != nil {
-		return err
-	}
-	if winners > 1 {
-		r.add(name, persistence.GradeFail, "two writes of one version that overlapped both succeeded: the condition is looked at before the write, not with it", useOther)
-		return nil
+	// Longer and longer, for servers that are slow to look; and not so long that
+	// an operation would count as lost.
+	for _, pause := range []time.Duration{20 * time.Millisecond, 80 * time.Millisecond, 250 * time.Millisecond} {
+		var winners int
+		if err := r.timed(ctx, nil, func(ctx context.Context) (err error) {
+			winners, err = o.Overlap(ctx, min(pause, r.opts.OperationTimeout/4))
+			return err
+		}); err != nil {
+			return err
+		}
+		if winners > 1 {
+			r.add(name, persistence.GradeFail, "two writes of one version that overlapped both succeeded: the condition is looked at before the write, not with it", useOther)
+			return nil
+		}
 	}
 	r.add(name, persistence.GradeOK, "of two writes that overlap one succeeds", "")
 	return nil
