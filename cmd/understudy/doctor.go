@@ -131,7 +131,7 @@ func (e *exam) exit(r doctor.Report) error {
 		return silently(exitUsage)
 	case r.OK:
 		return nil
-	case e.down.Load() && r.Fails == 1:
+	case e.reach() == doctor.Unreachable && r.Fails == 1:
 		return silently(exitUnreachable)
 	default:
 		return silently(exitFailed)
@@ -165,12 +165,12 @@ func (e *exam) configuration(context.Context) []persistence.Finding {
 	const name = "configuration"
 	var lines []persistence.Finding
 	if e.invalid != nil {
-		for _, p := range e.invalid.Problems {
-			lines = append(lines, doctor.Failed(name, errors.New(p.String())))
+		for _, p := range e.invalid.Problems { // each says what would be right
+			lines = append(lines, persistence.Finding{Name: name, Status: persistence.GradeFail, Detail: oneLine(p.String())})
 		}
 	}
 	for _, w := range e.warnings {
-		lines = append(lines, doctor.Warning(name, w))
+		lines = append(lines, persistence.Finding{Name: name, Status: persistence.GradeWarn, Detail: oneLine(w)})
 	}
 	if len(lines) == 0 {
 		file := e.file

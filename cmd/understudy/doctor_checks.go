@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io/fs"
 	"net"
 	"net/url"
 	"os"
@@ -39,18 +40,18 @@ type exam struct {
 	timing election.Timing
 	began  lease.Instant
 
-	down   atomic.Bool // the store does not answer
-	unfit  atomic.Bool // it answers and takes no writes
-	mu     sync.Mutex  // a check that is late may still be writing
-	known  known
-	within doctor.Place // where the store lies
+	reached atomic.Int32 // doctor.Reached
+	mu      sync.Mutex   // a check that is late may still be writing
+	known   known
+	within  doctor.Place // where the store lies
 }
 
 // known is what the data directory and /proc tell of this machine's node.
 type known struct {
 	memory        ha.Remembered
-	daemon, guard int // pids
-	uid           int // of the daemon, else of this process
+	daemon, guard int  // pids
+	uid           int  // of the daemon, else of this process
+	hidden        bool // the data directory is closed to this process
 }
 
 func (e *exam) close() {
@@ -144,19 +145,21 @@ func (e *exam) node(ctx context.Context) []persistence.Finding {
 			k.uid = int(sys.Uid)
 		}
 	}
+	err = errors.Join(err, herr)
+	k.hidden = errors.Is(err, fs.ErrPermission)
 	if ctx.Err() == nil {
 		e.mu.Lock()
 		e.known = k
 		e.mu.Unlock()
 	}
 	m := k.memory
-	return []persistence.Finding{doctor.Node{DataDir: e.cfg.DataDir, ID: m.Node, Plane: m.Plane, Term: m.Term, Err: errors.Join(err, herr)}.Look()}
+	return []persistence.Finding{doctor.Node{DataDir: e.cfg.DataDir, ID: m.Node, Plane: m.Plane, Term: m.Term, Err: err}.Look()}
 }
 
 // daemon asks the live daemon how it is.
 func (e *exam) daemon(ctx context.Context) []persistence.Finding {
 	k := e.learnt()
-	d := doctor.Daemon{DataDir: e.cfg.DataDir, Pid: k.daemon, Guard: k.guard}
+	d := doctor.Daemon{DataDir: e.cfg.DataDir, Pid: k.daemon, Guard: k.guard, Unknown: k.hidden}
 	if k.daemon != 0 {
 		if h, err := e.ask(ctx); err == nil && h.Node == string(k.memory.Node) {
 			d.State, d.Term, d.Warnings = string(h.State), h.Term, h.Warnings
@@ -291,26 +294,42 @@ func (e *exam) secrets() []doctor.Secret {
 
 func (e *exam) port(ctx context.Context) []persistence.Finding {
 	k := e.learnt()
-	return []persistence.Finding{doctor.Port{
-		Address: e.cfg.Server.Listen, Daemon: k.daemon, Node: string(k.memory.Node),
+	f := doctor.Port{
+		Address: e.cfg.Server.Listen, Daemon: k.daemon, Unknown: k.hidden, Node: string(k.memory.Node),
 		Answers: func(ctx context.Context) (string, error) {
 			h, err := e.ask(ctx)
 			return h.Node, err
 		},
 		Owner: func(port int) string { return doctor.PortOwner("/", port) },
-	}.Look(ctx)}
+	}.Look(ctx)
+	lines := []persistence.Finding{f}
+	if uri := e.uri(); uri != nil {
+		lines = append(lines, doctor.Address(uri, e.cfg.Server.Listen)...)
+	}
+	return lines
+}
+
+// uri is how others address this node; nil when that can not be told.
+func (e *exam) uri() *url.URL {
+	host, err := os.Hostname()
+	if err != nil {
+		return nil
+	}
+	u, err := url.Parse(e.cfg.URI(host, 0))
+	if err != nil {
+		return nil
+	}
+	return u
 }
 
 func (e *exam) certificate(ctx context.Context) []persistence.Finding {
 	t := e.cfg.Server.TLS
-	c := doctor.Certificate{Cert: t.Cert, Key: t.Key, Now: time.Now(), Served: e.served(ctx)}
+	c := doctor.Certificate{Cert: t.Cert, Key: t.Key, Now: time.Now(), Served: e.served(ctx), Hidden: e.learnt().hidden}
 	if t.Cert == "" {
 		c.Cert, c.Key, c.Own = filepath.Join(e.cfg.DataDir, "tls.crt"), filepath.Join(e.cfg.DataDir, "tls.key"), true
 	}
-	if host, err := os.Hostname(); err == nil {
-		if u, err := url.Parse(e.cfg.URI(host, 0)); err == nil {
-			c.Name = u.Hostname()
-		}
+	if u := e.uri(); u != nil {
+		c.Name = u.Hostname()
 	}
 	return c.Look()
 }
@@ -376,10 +395,10 @@ func (e *exam) shared() []doctor.Check {
 			return f(ctx)
 		}
 	}
-	answers := func() bool { return !e.down.Load() }
-	writable := func() bool { return answers() && !e.unfit.Load() }
+	readable := func() bool { return e.reach() <= doctor.Unwritable }
+	writable := func() bool { return e.reach() == doctor.Usable }
 	checks := []doctor.Check{
-		{Name: "store", Limit: doctor.ReachLimit, Run: e.reach},
+		{Name: "store", Limit: doctor.ReachLimit, Run: e.tryStore},
 		{Name: "store latency", Limit: doctor.LatencyLimit, Run: when(writable, e.latency)},
 	}
 	if !e.quick {
@@ -388,28 +407,29 @@ func (e *exam) shared() []doctor.Check {
 		})})
 	}
 	return append(checks,
-		doctor.Check{Name: "plane", Run: when(answers, func(ctx context.Context) []persistence.Finding {
+		doctor.Check{Name: "plane", Run: when(readable, func(ctx context.Context) []persistence.Finding {
 			return []persistence.Finding{e.plane().Register(ctx, e.store)}
 		})},
-		doctor.Check{Name: "nodes", Limit: 10 * time.Second, Run: when(answers, func(ctx context.Context) []persistence.Finding {
+		doctor.Check{Name: "nodes", Limit: 10 * time.Second, Run: when(readable, func(ctx context.Context) []persistence.Finding {
 			return e.plane().Nodes(ctx, e.store)
 		})},
 	)
 }
 
-func (e *exam) reach(ctx context.Context) []persistence.Finding {
-	f, down := doctor.Reach(ctx, e.store)
-	e.down.Store(down)
-	e.unfit.Store(f.Status == persistence.GradeFail)
-	if down {
+func (e *exam) reach() doctor.Reached { return doctor.Reached(e.reached.Load()) }
+
+func (e *exam) tryStore(ctx context.Context) []persistence.Finding {
+	f, reached := doctor.Reach(ctx, e.store)
+	e.reached.Store(int32(reached))
+	if reached > doctor.Unwritable {
 		return []persistence.Finding{f}
 	}
 	return append([]persistence.Finding{f}, doctor.Location(ctx, e.store, f)...)
 }
 
 func (e *exam) latency(ctx context.Context) []persistence.Finding {
-	f, down := doctor.Latency(ctx, e.store, e.timing)
-	e.down.Store(down)
+	f, reached := doctor.Latency(ctx, e.store, e.timing)
+	e.reached.Store(int32(reached))
 	return []persistence.Finding{f}
 }
 
@@ -420,6 +440,7 @@ func (e *exam) plane() doctor.Plane {
 		URL: l.URL, Node: k.memory.Node, Known: k.memory.Plane, Term: k.memory.Term,
 		AutoInit: e.cfg.HA.AutoInit && e.cfg.PersistMode != config.PersistRebind,
 		Local:    l.Local && !e.cfg.Store.AllowLocal,
+		ReadOnly: e.reach() != doctor.Usable,
 		Timeout:  e.timing.Timeout, Version: build().Version, Running: k.daemon != 0, Now: time.Now(),
 	}
 }

@@ -3,6 +3,7 @@ package doctor
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,7 +31,7 @@ type Check struct {
 // Report is what a run found.
 type Report struct {
 	OK       bool                  `json:"ok"`      // nothing failed
-	Verdict  string                `json:"verdict"` // one sentence, with the first thing to do
+	Verdict  string                `json:"verdict"` // one line: fit to run or not, and what to look at
 	Fails    int                   `json:"fails"`
 	Warnings int                   `json:"warnings"`
 	Findings []persistence.Finding `json:"findings"`
@@ -93,35 +94,30 @@ func (c Check) run(ctx context.Context) []persistence.Finding {
 
 // judge counts, and makes one sentence of the lines.
 func (r *Report) judge() {
-	var first, second persistence.Finding // the first fail, the first warning
+	var failed, doubtful []string // names, each once
 	for _, f := range r.Findings {
 		switch f.Status {
 		case persistence.GradeFail:
-			if r.Fails++; r.Fails == 1 {
-				first = f
-			}
+			r.Fails++
+			failed = append(failed, f.Name)
 		case persistence.GradeWarn:
-			if r.Warnings++; r.Warnings == 1 {
-				second = f
-			}
+			r.Warnings++
+			doubtful = append(doubtful, f.Name)
 		case persistence.GradeOK:
 		}
 	}
 	r.OK = r.Fails == 0
 	switch {
 	case r.Fails > 0:
-		r.Verdict = fmt.Sprintf("not fit to run: %s: %s", first.Name, first.Detail)
-		if r.Fails > 1 {
-			r.Verdict = fmt.Sprintf("not fit to run, %d things failed; the first is %s: %s", r.Fails, first.Name, first.Detail)
-		}
-	case r.Warnings == 1:
-		r.Verdict = fmt.Sprintf("fit to run, with one thing to look at: %s: %s", second.Name, second.Detail)
-	case r.Warnings > 1:
-		r.Verdict = fmt.Sprintf("fit to run, with %d things to look at; the first is %s: %s", r.Warnings, second.Name, second.Detail)
+		r.Verdict = "not fit to run; failed: " + list(failed)
+	case r.Warnings > 0:
+		r.Verdict = "fit to run; worth a look: " + list(doubtful)
 	default:
 		r.Verdict = "fit to run"
 	}
 }
+
+func list(names []string) string { return strings.Join(slices.Compact(names), ", ") }
 
 func ok(name, format string, args ...any) persistence.Finding {
 	return persistence.Finding{Name: name, Status: persistence.GradeOK, Detail: fmt.Sprintf(format, args...)}
@@ -146,8 +142,16 @@ func Warning(name, text string) persistence.Finding {
 	return split(persistence.GradeWarn, name, text)
 }
 
+var kinds = []error{
+	persistence.Conflict, persistence.Unknown, persistence.Absent, persistence.Torn, persistence.Denied,
+	persistence.Unsupported, persistence.Full, persistence.ReadOnly, persistence.Throttled,
+}
+
 func split(g persistence.Grade, name, text string) persistence.Finding {
 	text = strings.Join(strings.Fields(text), " ")
+	for _, kind := range kinds { // for callers that branch; what follows says the same in words
+		text = strings.TrimPrefix(text, kind.Error()+": ")
+	}
 	f := persistence.Finding{Name: name, Status: g, Detail: text}
 	if i := strings.LastIndex(text, "; "); i > 0 {
 		f.Detail, f.Remedy = text[:i], text[i+2:]

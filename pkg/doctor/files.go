@@ -51,8 +51,9 @@ func (d DataDir) Look() []persistence.Finding {
 	var st unix.Stat_t
 	err := unix.Stat(d.Path, &st)
 	switch {
+	case errors.Is(err, unix.ENOENT) && len(lines) == 0:
+		lines = d.missing()
 	case errors.Is(err, unix.ENOENT):
-		lines = append(lines, d.missing()...)
 	case err != nil:
 		lines = append(lines, fail(dataDirName, "give it to the user that runs understudy", "%s: %v", d.Path, err))
 	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
@@ -114,11 +115,11 @@ func (d DataDir) rights(st unix.Stat_t) []persistence.Finding {
 		lines = append(lines, warn(dataDirName, fmt.Sprintf("if the node runs as %[1]s, ask as %[1]s: sudo -u %[1]s understudy doctor", userName(owner)),
 			"%s belongs to %s, and you are root: what doctor says about rights is true for root", d.Path, userName(owner)))
 	case err != nil && os.Geteuid() == d.UID:
-		remedy := fmt.Sprintf("run the node as %s, or give it the directory: chown -R %s %s", userName(owner), userName(d.UID), d.Path)
+		remedy := fmt.Sprintf("run doctor, like the node, as %s; only if the node shall run as %[2]s from now on: chown -R %[2]s %s", userName(owner), userName(d.UID), d.Path)
 		if errors.Is(err, unix.EROFS) {
 			remedy = "mount it read-write, or name another local directory in dataDir"
 		}
-		lines = append(lines, fail(dataDirName, remedy, "%s can not be written by %s: %v", d.Path, userName(d.UID), err))
+		lines = append(lines, fail(dataDirName, remedy, "%s belongs to %s and can not be used by %s: %v", d.Path, userName(owner), userName(d.UID), err))
 	}
 	return lines
 }
@@ -148,8 +149,8 @@ func Secrets(files []Secret) []persistence.Finding {
 	seen := 0
 	for _, s := range files {
 		st, err := os.Stat(s.Path)
-		if errors.Is(err, fs.ErrNotExist) && s.Own {
-			continue
+		if s.Own && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)) {
+			continue // not made yet; or the directory is closed, as it should be
 		}
 		if err != nil {
 			lines = append(lines, fail(name, "correct the path in the configuration, or give the file to the user that runs understudy", "%s: %v", s.Path, cause(err)))

@@ -23,7 +23,7 @@ type Guard struct {
 func GuardAbilities(g Guard) []persistence.Finding {
 	const name, memory = "guard", "guard's memory"
 	if g.Err != nil {
-		return []persistence.Finding{split(persistence.GradeFail, name, strings.Replace(g.Err.Error(), "possible here: ", "possible here; ", 1))}
+		return []persistence.Finding{fail(name, "set service.isolation: auto, which takes the strongest that the rights allow, or give the daemon the rights", "%s", g.Err)}
 	}
 	as := "run the daemon as root, or give it CAP_SYS_ADMIN (AmbientCapabilities= in its unit); otherwise see that the service starts no daemons of its own"
 	var lines []persistence.Finding
@@ -134,7 +134,7 @@ func freePids(root string, pid int) (free float64, where string) {
 }
 
 // coresToFile reports whether crashes are written to files rather than handed
-// to a program, which takes them in the background of nobody's stop.
+// to a program, as distributions with a crash collector have it.
 func coresToFile(root string) bool {
 	p := firstLine(filepath.Join(root, "proc/sys/kernel/core_pattern"))
 	return p != "" && !strings.HasPrefix(p, "|")

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,6 +26,7 @@ import (
 type Port struct {
 	Address string // server.listen
 	Daemon  int    // pid of this node's live daemon; 0: none
+	Unknown bool   // whether a daemon of this node lives could not be found out
 	Node    string // this node's id; empty before the first start
 	// Answers asks whoever listens there for its node id; an error when it is
 	// no node, or nobody.
@@ -83,6 +85,9 @@ func (p Port) held(ctx context.Context) persistence.Finding {
 func (p Port) taken(ctx context.Context, port int) persistence.Finding {
 	who := p.Owner(port)
 	if node, err := p.Answers(ctx); err == nil && node != "" {
+		if p.Unknown {
+			return warn(portName, "run doctor as root or as the user that runs the node", "%s is held by node %s; whether that is this machine's own can not be told by this user", p.Address, node)
+		}
 		if who != "" {
 			who = " (" + who + ")"
 		}
@@ -117,12 +122,28 @@ func PortOwner(root string, port int) string {
 	return ""
 }
 
+// Address holds the port of a node's URI, as others are told it, against the
+// one it listens on; no line when they agree.
+func Address(uri *url.URL, listen string) []persistence.Finding {
+	_, port, err := net.SplitHostPort(listen)
+	told := uri.Port()
+	if told == "" {
+		told = map[string]string{"http": "80", "https": "443"}[uri.Scheme]
+	}
+	if err != nil || port == "0" || port == told {
+		return nil
+	}
+	return []persistence.Finding{warn(portName, "correct nodeUri or server.listen, unless something forwards the one to the other",
+		"others are told to reach this node at %s, but it listens on %s", uri, listen)}
+}
+
 // Certificate is what is judged of the certificate the node shows.
 type Certificate struct {
 	Cert, Key string // PEM files
 	Own       bool   // made by the node itself on its first start
 	Name      string // the host by which others address the node, from its URI
 	Now       time.Time
+	Hidden    bool   // the data directory is closed to this user, as is said elsewhere
 	Served    []byte // DER of the certificate the live daemon shows; nil: not known
 }
 
@@ -135,6 +156,9 @@ const (
 // while, names the node, and is the one that is served.
 func (c Certificate) Look() []persistence.Finding {
 	leaf, missing, f := c.read()
+	if missing && c.Hidden {
+		return nil
+	}
 	if missing {
 		return []persistence.Finding{ok(certName, "none yet; the first start makes one, which clients must be told to trust")}
 	}
@@ -175,7 +199,7 @@ func (c Certificate) read() (leaf *x509.Certificate, missing bool, f persistence
 		restore = "restore both files, or remove both to have new ones made, which clients must be told to trust"
 	}
 	b, err := os.ReadFile(c.Cert)
-	if errors.Is(err, fs.ErrNotExist) && c.Own {
+	if c.Own && (errors.Is(err, fs.ErrNotExist) || (c.Hidden && errors.Is(err, fs.ErrPermission))) {
 		return nil, true, f
 	}
 	if err != nil {

@@ -38,7 +38,8 @@ func (n Node) Look() persistence.Finding {
 // Daemon is what is known of the daemon of a data directory.
 type Daemon struct {
 	DataDir    string
-	Pid, Guard int // 0: not alive
+	Pid, Guard int  // 0: not alive
+	Unknown    bool // who lives could not be found out
 	// What it says of itself; State is empty when it did not answer.
 	State    string
 	Term     uint64
@@ -49,6 +50,8 @@ type Daemon struct {
 func (d Daemon) Look() persistence.Finding {
 	const name = "daemon"
 	switch {
+	case d.Unknown:
+		return warn(name, "run doctor as root or as the user that runs the node", "whether it runs can not be told by this user")
 	case d.Pid == 0 && d.Guard != 0:
 		return warn(name, "wait; if it stays, see guard.log in "+d.DataDir, "it has died, and its guard, pid %d, is stopping the service", d.Guard)
 	case d.Pid == 0:

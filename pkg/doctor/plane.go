@@ -30,10 +30,12 @@ type Plane struct {
 	// location: only where asked to, and not on a local disk unless that is
 	// allowed (R0).
 	AutoInit, Local bool
-	Timeout         time.Duration // this node's T
-	Version         string        // of this binary
-	Running         bool          // this node's daemon lives
-	Now             time.Time
+	// ReadOnly says that nothing can be written there now.
+	ReadOnly bool
+	Timeout  time.Duration // this node's T
+	Version  string        // of this binary
+	Running  bool          // this node's daemon lives
+	Now      time.Time
 }
 
 // Register reads the register and holds it against what this node remembers.
@@ -82,6 +84,8 @@ func (p Plane) none(ctx context.Context, store persistence.Store) persistence.Fi
 		return Failed(planeName, err)
 	case !empty:
 		return fail(planeName, "name a directory of the plane's own in persistenceDir, or move away what is in it", "%s holds no plane and is not empty: nodes make a plane only in an empty place", p.URL)
+	case p.ReadOnly:
+		return ok(planeName, "%s holds no plane yet", p.URL)
 	case p.Local:
 		return fail(planeName, "mount the shared file system there; or, to try things out on this machine alone, set store.allowLocal: true",
 			"%s is empty and not shared with other machines, so a node makes no plane there and waits for ever", p.URL)

@@ -29,28 +29,51 @@ const (
 	SemanticsLimit = 60 * time.Second
 )
 
-// Reach finds out whether the store answers and takes writes. unreachable says
-// that it did not answer, so that nothing else can be asked of it.
-func Reach(ctx context.Context, store persistence.Store) (f persistence.Finding, unreachable bool) {
+// Reached is how far a store can be used.
+type Reached int
+
+// How far a store can be used.
+const (
+	Usable      Reached = iota
+	Unwritable          // it can be read, at best
+	Unusable            // there is nothing to look at
+	Unreachable         // it does not answer
+)
+
+// Reach finds out whether the store answers and takes writes.
+func Reach(ctx context.Context, store persistence.Store) (persistence.Finding, Reached) {
+	url := store.Limits().URL
 	c, checks := store.(persistence.Checker)
 	if !checks {
-		return ok(storeName, "%s", store.Limits().URL), false
+		return ok(storeName, "%s", url), Usable
 	}
 	begin := time.Now()
 	err := c.Check(ctx)
-	switch {
-	case err == nil && time.Since(begin) > time.Second:
-		return ok(storeName, "%s answers, in %s, and takes writes", store.Limits().URL, short(time.Since(begin))), false
-	case err == nil:
-		return ok(storeName, "%s answers and takes writes", store.Limits().URL), false
-	case errors.Is(err, persistence.Unknown), errors.Is(err, persistence.Throttled):
-		f := Failed(storeName, err)
-		f.Detail = fmt.Sprintf("%s: no answer within %s, so nothing more can be said about it (%s)", store.Limits().URL, short(time.Since(begin)), f.Detail)
-		f.Remedy = serverRemedy
-		return f, true
-	default:
-		return Failed(storeName, err), false
+	took := short(time.Since(begin))
+	f := ok(storeName, "%s answers and takes writes", url)
+	if err != nil {
+		f = Failed(storeName, err)
 	}
+	switch {
+	case err == nil && took > time.Second:
+		return ok(storeName, "%s answers and takes writes, but slowly: a first look took %s", url, took), Usable
+	case err == nil:
+		return f, Usable
+	case errors.Is(err, persistence.Unknown), errors.Is(err, persistence.Throttled):
+		return fail(storeName, serverRemedy, "%s: no answer within %s, so nothing more can be said about it%s", url, took, reason(err)), Unreachable
+	case errors.Is(err, persistence.ReadOnly), errors.Is(err, persistence.Full):
+		return f, Unwritable
+	default:
+		return f, Unusable
+	}
+}
+
+// reason adds what an error says, if that is more than that time ran out.
+func reason(err error) string {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return ""
+	}
+	return " (" + Failed("", err).Detail + ")"
 }
 
 // Location passes on what the store can tell about its location, except what
@@ -88,18 +111,17 @@ func Location(ctx context.Context, store persistence.Store, said persistence.Fin
 type measured struct{ writes, reads []time.Duration }
 
 // Latency renews a register of its own for a while, as a master does, and
-// holds the times against the node's. unreachable: the store stopped answering.
-func Latency(ctx context.Context, store persistence.Store, t election.Timing) (f persistence.Finding, unreachable bool) {
+// holds the times against the node's.
+func Latency(ctx context.Context, store persistence.Store, t election.Timing) (persistence.Finding, Reached) {
 	var m measured
 	err := m.measure(ctx, store)
 	switch {
 	case errors.Is(err, persistence.Unknown) && len(m.writes) == 0:
-		f := Failed(latencyName, err)
-		return fail(latencyName, serverRemedy, "a write to the store did not come back within %s (%s)", LatencyLimit, f.Detail), true
+		return fail(latencyName, serverRemedy, "a write to the store did not come back within %s%s", LatencyLimit, reason(err)), Unreachable
 	case err != nil && len(m.writes) == 0:
-		return Failed(latencyName, err), false
+		return Failed(latencyName, err), Usable
 	}
-	return m.judge(t), false
+	return m.judge(t), Usable
 }
 
 func (m *measured) measure(ctx context.Context, store persistence.Store) (err error) {
@@ -190,9 +212,8 @@ func Semantics(ctx context.Context, store persistence.Store, t election.Timing) 
 	}
 	switch {
 	case err != nil && (errors.Is(err, persistence.Unknown) || errors.Is(err, context.DeadlineExceeded)):
-		f := Failed(semanticsName, err)
 		lines = append(lines, fail(semanticsName, "see store latency; with slower timings, e.g. ha.preset: wan, it has more time",
-			"whether the store keeps its promises could not be found out in time; a node does this check at its start too, and does not become master before it passes (%s)", f.Detail))
+			"whether the store keeps its promises could not be found out in time; a node does this check at its start too, and does not become master before it passes%s", reason(err)))
 	case err != nil:
 		lines = append(lines, Failed(semanticsName, err))
 	case len(lines) == 0:
