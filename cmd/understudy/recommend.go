@@ -63,3 +63,20 @@ func (r recommendation) remedy() string {
 		return "use another store: no setting makes up for this"
 	}
 }
+
+// advice words the recommendation as an answer to "which timings?".
+func (r recommendation) advice() string {
+	need := fmt.Sprintf("an operation should be given %s, four times the p99 of the slower of read and renew", short(r.Needed))
+	if r.Needed == election.MinOperation {
+		need = fmt.Sprintf("an operation needs no more than the least it is given, %s", r.Needed)
+	}
+	switch {
+	case r.Preset == "fast":
+		return fmt.Sprintf("it carries every preset, from ha.preset: fast (heartbeatTimeout %s, operations %s) on; %s. The default (30s) rides out more of a busy store or network",
+			r.HeartbeatTimeout, r.OperationTimeout, need)
+	case r.Preset != "":
+		return fmt.Sprintf("set ha.preset: %s (heartbeatTimeout %s, operations %s) or longer; %s", r.Preset, r.HeartbeatTimeout, r.OperationTimeout, need)
+	default:
+		return fmt.Sprintf("no preset fits, %s; %s", r.remedy(), need)
+	}
+}

@@ -20,6 +20,7 @@ func newStoreCommand(g *globals) *cobra.Command {
 		RunE:  groupOnly,
 	}
 	cmd.AddCommand(
+		newStoreBenchCommand(g),
 		newStoreDumpCommand(g),
 		newStoreFsckCommand(g),
 		newStoreReleaseCommand(g),

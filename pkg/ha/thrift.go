@@ -48,3 +48,24 @@ func (n *Node) lag() time.Duration {
 	// the three intervals that everybody waits for cover it.
 	return 2 * (n.opts.Timing.StandbyHeartbeat - n.opts.Timing.Heartbeat)
 }
+
+// Spending is how often a node looks at what is advisory on a store that
+// charges for each request, for those who reckon what that costs.
+type Spending struct {
+	Glance       time.Duration // a master at the records, a standby at the view, and the view's writing
+	Record       time.Duration // a master writes its own record
+	ListNodes    time.Duration
+	ListRequests time.Duration
+	LookForClone time.Duration // every node at its own record
+}
+
+// SpendingOf is the Spending of nodes with the given interval between a
+// standby's records. What comes with a glance waits for the next one.
+func SpendingOf(standbyHeartbeat time.Duration) Spending {
+	glance := max(standbyHeartbeat, glanceEvery)
+	next := func(d time.Duration) time.Duration { return (d + glance - 1) / glance * glance }
+	return Spending{
+		Glance: glance, Record: max(thriftyRecord, standbyHeartbeat),
+		ListNodes: next(thriftyListing), ListRequests: next(thriftyRequests), LookForClone: thriftyLook,
+	}
+}
