@@ -20,17 +20,19 @@ GOLANGCI_LINT := $(BIN)/golangci-lint-$(GOLANGCI_LINT_VERSION)
 GOTESTSUM     := $(BIN)/gotestsum-$(GOTESTSUM_VERSION)
 
 # What `make test` runs, in this order.
-SUITES ?= format lint unit sim e2e s3 chaos model
+SUITES ?= format lint unit sim e2e s3 nfs chaos model
 
 # What `make conformance-all` runs: a target conformance-NAME each.
 CONFORMANCE += s3
+CONFORMANCE += nfs
 
 # Packages of the slow suites; unit is everything else.
 SIM_PKGS  := ./pkg/election/...
 E2E_PKGS  := ./test/e2e
 CHAOS_PKG := ./test/chaos
 S3_PKG    := ./test/s3
-SLOW      := /pkg/election/sim(/|$$)|/test/(e2e|chaos|s3)$$
+NFS_PKG   := ./test/nfs
+SLOW      := /pkg/election/sim(/|$$)|/test/(e2e|chaos|s3|nfs)$$
 UNIT_PKGS  = $(shell $(GO) list -e ./... | grep -vE '$(SLOW)')
 
 # The race detector needs a C compiler. Without one the tests still run, and
@@ -46,7 +48,7 @@ CHECK  := $(BIN)/suite -dir $(RESULTS) check
 GOTEST  = $(BIN)/suite -dir $(RESULTS) gotest $(1) -- $(GOTESTSUM) --format=pkgname-and-test-fails --format-hide-empty-pkg --jsonfile=$(RESULTS)/$(1).json -- -count=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build install test race lint fmt cover check clean sim repro e2e chaos fuzz model need-go
+.PHONY: help demo build install test race lint fmt cover check clean sim repro e2e chaos fuzz model nfs conformance-all need-go
 
 help: ## this list
 	@echo 'Understudy keeps one service alive on several machines that share only storage.'
@@ -100,6 +102,8 @@ fuzz: need-go ## every fuzz target, one after the other, for T=10m each (default
 model: ## the protocol as models, searched exhaustively by spin; UPDATE=1 keeps new counter-examples
 	@UPDATE=$(UPDATE) test/model/run
 
+nfs: conformance-nfs ## the posix store and whole nodes on real kernel NFS, in User Mode Linux; as root, half an hour
+
 lint: $(GOLANGCI_LINT) ## golangci-lint, which also holds the dependency directions
 	@$(GOLANGCI_LINT) run ./...
 
@@ -151,6 +155,16 @@ suite-s3: $(BIN)/suite $(GOTESTSUM) $(VERSITYGW) build
 
 conformance-s3: need-go $(VERSITYGW) $(VERSITYGW_OLD) $(MINIO)
 	S3_FULL=1 $(GO) test -count=1 -v -timeout=3h $(S3_PKG)
+
+# The posix store and whole nodes on kernel NFS, in the short form. Without
+# root or what it fetches the test is skipped, fails in CI, and says why.
+suite-nfs: $(BIN)/suite $(GOTESTSUM)
+	@test/nfs/fetch $(BIN)/nfs-image || true
+	@NFS_IMAGE=$(abspath $(BIN)/nfs-image) $(call GOTEST,nfs) -timeout=15m $(NFS_PKG)
+
+conformance-nfs: need-go
+	test/nfs/fetch $(BIN)/nfs-image
+	NFS_FULL=1 NFS_IMAGE=$(abspath $(BIN)/nfs-image) $(GO) test -count=1 -v -timeout=4h $(NFS_PKG)
 
 # The models at smaller bounds.
 suite-model: $(BIN)/suite

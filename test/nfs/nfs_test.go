@@ -1,0 +1,362 @@
+package nfs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/understudy-ha/understudy/persistence"
+	"github.com/understudy-ha/understudy/persistence/storetest"
+	"github.com/understudy-ha/understudy/test/e2e/harness"
+	"github.com/understudy-ha/understudy/test/e2e/intervals"
+	"github.com/understudy-ha/understudy/test/nfs/claims"
+	"github.com/understudy-ha/understudy/test/nfs/wire"
+)
+
+// What the preset "fast" means, see pkg/election/timing.go.
+const (
+	fastT = 5 * time.Second
+	fastE = 4450 * time.Millisecond // end of the right to serve, after the start of a renewal
+)
+
+var versions = []string{"3", "4.1", "4.2"}
+
+// full reports whether the long form is asked for.
+func full() bool { return os.Getenv("NFS_FULL") == "1" }
+
+func pick[T any](short, long T) T {
+	if full() {
+		return long
+	}
+	return short
+}
+
+// TestNFS is everything, on one lab. NFS_FULL=1 is the long form.
+func TestNFS(t *testing.T) {
+	if err := Missing(); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	began := intervals.Now()
+	l := NewLab(t, 2)
+	t.Cleanup(l.Close)
+	t.Logf("server and two clients are up after %v", intervals.Now().Sub(began).Round(time.Millisecond))
+	for _, g := range l.guests() {
+		t.Logf("the clock of %s is known to within %v", g.Name, g.clock.error())
+	}
+
+	t.Run("conformance", func(t *testing.T) { testConformance(t, l, pick([]string{"4.2", "3"}, versions)) })
+	for _, tt := range []struct {
+		name  string
+		f     func(*testing.T, *Lab, string)
+		short []string // versions in the short form
+	}{
+		{"two clients", testTwoClients, nil},
+		{"verify", testVerify, nil},
+		{"renewals", testRenewals, []string{"4.2"}},
+		{"clean stop", testCleanStop, nil},
+		{"server unplugged", testUnplugged, nil},
+		{"server frozen", testFrozen, nil},
+		{"unmounted", testUnmounted, nil},
+		{"mounted over", testMountedOver, nil},
+		{"host dies", testHostDies, []string{"4.2"}},
+	} {
+		for _, version := range pick(tt.short, versions) {
+			t.Run(tt.name+" "+version, func(t *testing.T) { tt.f(t, l, version) })
+		}
+	}
+	for _, g := range l.guests() {
+		if !g.Running() {
+			continue
+		}
+		if err := g.lookAtClock(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// testConformance runs the posix store's own test of the contract, compiled,
+// on clients and their mounts, on as many at once as there are.
+func testConformance(t *testing.T, l *Lab, versions []string) {
+	t.Helper()
+	for some := range slices.Chunk(versions, len(l.Clients)) {
+		t.Run("NFS", func(t *testing.T) {
+			for i, version := range some {
+				g, name := l.Clients[i], l.mkdir(t)
+				t.Run(version, func(t *testing.T) {
+					t.Parallel()
+					g.Mount(t, name, version, "")
+					defer g.Unmount(t, unix.MNT_DETACH)
+					conform(t, g)
+				})
+			}
+		})
+	}
+}
+
+func conform(t *testing.T, g *Guest) {
+	t.Helper()
+	res := g.Run(t, wire.Command{
+		Args:    []string{wire.Share + "/posix.test", "-test.v", "-test.run=^TestConformance$"},
+		Env:     []string{"TMPDIR=" + Dir},
+		Timeout: 5 * time.Minute,
+	})
+	passed := strings.Count(res.Output, "--- PASS: TestConformance/")
+	if res.Code != 0 || passed == 0 || passed != strings.Count(res.Output, "=== RUN   TestConformance/") {
+		t.Fatalf("exit code %d, %d tests passed:\n%s", res.Code, passed, res.Output)
+	}
+	harness.Note(t, fmt.Sprintf("all %d tests of the contract pass", passed))
+}
+
+// testVerify asks understudy itself what it thinks of such a mount.
+func testVerify(t *testing.T, l *Lab, version string) {
+	t.Helper()
+	l.Mount(t, version, "")
+	res := l.Clients[0].Run(t, wire.Command{Args: []string{wire.Share + "/understudy", "store", "verify", "file://" + Dir}, Timeout: 3 * time.Minute})
+	if res.Code != 0 {
+		t.Errorf("exit code %d", res.Code)
+	}
+	t.Log(res.Output)
+}
+
+// testTwoClients is the test of the contract with its two handles on two
+// machines, whose caches know nothing of each other.
+func testTwoClients(t *testing.T, l *Lab, version string) {
+	t.Helper()
+	l.Mount(t, version, "")
+	n := 0
+	storetest.Run(t, func(t *testing.T) (a, b persistence.Store) {
+		t.Helper()
+		n++
+		dir := path.Join(Dir, fmt.Sprintf("s%d", n))
+		if res := l.Clients[0].Run(t, wire.Command{Args: []string{"busybox", "mkdir", dir}}); res.Code != 0 {
+			t.Fatal(res.Output)
+		}
+		return l.Clients[0].Store(t, dir), l.Clients[1].Store(t, dir)
+	})
+}
+
+// testRenewals races four writers on each of two machines.
+func testRenewals(t *testing.T, l *Lab, version string) {
+	t.Helper()
+	l.Mount(t, version, "")
+	s := l.Clients[0].Store(t, Dir)
+	if err := s.Init(t.Context(), []byte(claims.First)); err != nil {
+		t.Fatal(err)
+	}
+	const limit = 20 * time.Minute
+	began := intervals.Now()
+	var wg sync.WaitGroup
+	results, errs := make([]wire.Result, len(l.Clients)), make([]error, len(l.Clients))
+	for i, g := range l.Clients {
+		wg.Go(func() {
+			results[i], errs[i] = g.run(wire.Command{
+				Args: []string{
+					wire.Share + "/renewers", "-dir", Dir, "-name", g.Name, "-writers", "4",
+					"-until", fmt.Sprint(pick(1000, 20000)), "-limit", limit.String(),
+				},
+				Timeout: limit,
+			})
+		})
+	}
+	wg.Wait()
+	took := intervals.Now().Sub(began)
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+	last, err := s.Read(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []claims.Claim
+	for i, res := range results {
+		own, err := claims.Parse(res.Output)
+		if res.Code != 0 || err != nil || len(own) == 0 {
+			t.Fatalf("%s: exit code %d, %d claims, %v: %.500s", l.Clients[i].Name, res.Code, len(own), err, res.Output)
+		}
+		all = append(all, own...)
+	}
+	v, err := claims.Judge(all, string(last.Value))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range v.Double {
+		t.Error(d)
+	}
+	harness.Note(t, fmt.Sprintf("NFS %s: 8 writers on 2 clients, %v; %v, %.0f a second", version, v, took.Round(time.Second), float64(v.Renewals)/took.Seconds()))
+}
+
+// testHostDies kills the master's whole machine.
+func testHostDies(t *testing.T, l *Lab, version string) {
+	t.Helper()
+	name := l.Mount(t, version, "")
+	nodes := l.NewPlane(t)
+	var took []time.Duration
+	for {
+		master, standby := nodes[0], nodes[1]
+		at := master.Kill()
+		next := l.WaitStart(t, at, 2*fastT+settle)
+		took = append(took, next.Start.Sub(at))
+		standby.WaitMaster(t)
+		if len(took) == pick(1, 5) {
+			break
+		}
+		master.Boot(t)
+		master.Mount(t, name, version, "")
+		nodes[0], nodes[1] = standby, master.StartNode(t)
+		nodes[1].WaitStandby(t)
+	}
+	if _, longest := harness.Figures(t, "NFS "+version+": death of the master's machine to the next start, T=5s", took); longest > fastT+1500*time.Millisecond {
+		t.Errorf("it took up to %v, want at most T + 1.5 s", longest)
+	}
+}
+
+// testCleanStop ends the master's daemon in order.
+func testCleanStop(t *testing.T, l *Lab, version string) {
+	t.Helper()
+	l.Mount(t, version, "")
+	nodes := l.NewPlane(t)
+	var gap []time.Duration
+	for range 5 {
+		master, standby := nodes[0], nodes[1]
+		old := l.latest(t)
+		at := intervals.Now()
+		master.Terminate(t)
+		next := l.WaitStart(t, at, settle)
+		gap = append(gap, next.Start.Sub(l.WaitEnd(t, old.ID, settle).Last))
+		standby.WaitMaster(t)
+		master.end(t)
+		nodes[0], nodes[1] = standby, master.StartNode(t)
+		nodes[1].WaitStandby(t)
+	}
+	if _, longest := harness.Figures(t, "NFS "+version+": SIGTERM, old service's exit to the next start", gap); longest > time.Second {
+		t.Errorf("up to %v without a service, want at most 1 s", longest)
+	}
+}
+
+func (l *Lab) latest(tb testing.TB) intervals.Tree {
+	tb.Helper()
+	tree, ok := l.Record(tb).Latest()
+	if !ok {
+		tb.Fatal("no service has started")
+	}
+	return tree
+}
+
+func testUnplugged(t *testing.T, l *Lab, version string) {
+	t.Helper()
+	testOutage(t, l, version, func() (end func()) { return l.Unplug(t) })
+}
+
+func testFrozen(t *testing.T, l *Lab, version string) {
+	t.Helper()
+	testOutage(t, l, version, func() (end func()) { return l.Server.Freeze(t) })
+}
+
+// testOutage takes the server away for a minute. Nothing but time may be
+// needed for everything to be as before.
+func testOutage(t *testing.T, l *Lab, version string, begin func() (end func())) {
+	t.Helper()
+	const outage = time.Minute
+	l.Mount(t, version, "")
+	nodes := l.NewPlane(t)
+	old := l.latest(t)
+
+	at := intervals.Now()
+	end := sync.OnceFunc(begin())
+	t.Cleanup(end) // or nothing could be unmounted
+	stopped := l.WaitEnd(t, old.ID, settle).Last.Sub(at)
+	// The renewal that counts last began before the outage.
+	if stopped > fastE {
+		t.Errorf("the service lived for %v after the server was gone, want at most %v", stopped, fastE)
+	}
+	for intervals.Now() < at.Add(outage) {
+		for _, n := range nodes {
+			if n.IsMaster() && intervals.Now().Sub(at) > fastE {
+				t.Errorf("%s says it is master %v after the server was gone", n.Name, intervals.Now().Sub(at))
+			}
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	if n := l.Record(t).StartsAfter(at); n > 0 {
+		t.Errorf("%d services started without a server", n)
+	}
+
+	back := intervals.Now()
+	end()
+	next := l.WaitStart(t, back, 3*time.Minute)
+	took := next.Start.Sub(back)
+	if !harness.Poll(settle, func() bool { return nodes[0].IsMaster() != nodes[1].IsMaster() }) {
+		t.Error("a service runs and not exactly one node says that it is master")
+	}
+	if nodes[0].IsMaster() {
+		nodes[1].WaitStandby(t)
+	} else {
+		nodes[0].WaitStandby(t)
+	}
+	for _, n := range nodes {
+		if !n.Runs(t) {
+			t.Errorf("the daemon of %s has ended", n.Name)
+		}
+	}
+	harness.Note(t, fmt.Sprintf("NFS %s: server away for %v: service's end after %v, next start %v after its return, no restart of anything",
+		version, outage, stopped.Round(time.Millisecond), took.Round(time.Millisecond)))
+}
+
+// testUnmounted takes the mount away under a running master, as `umount -l`
+// does, and gives it back.
+func testUnmounted(t *testing.T, l *Lab, version string) {
+	t.Helper()
+	name := l.Mount(t, version, "")
+	testVoid(t, l, version, "unmounted",
+		func(g *Guest) { g.Unmount(t, unix.MNT_DETACH) },
+		func(g *Guest) { g.Mount(t, name, version, "") })
+}
+
+// testMountedOver hides the mount beneath another, empty file system.
+func testMountedOver(t *testing.T, l *Lab, version string) {
+	t.Helper()
+	l.Mount(t, version, "")
+	testVoid(t, l, version, "mounted over",
+		func(g *Guest) {
+			g.must(t, "Guest.Mount", wire.MountArgs{Source: "none", Target: Dir, Type: "tmpfs"}, &wire.Nothing{})
+		},
+		func(g *Guest) { g.Unmount(t, unix.MNT_DETACH) })
+}
+
+// testVoid has the master's location vanish while it runs. It must stop, write
+// nothing in the place, and take part again once the location is back.
+func testVoid(t *testing.T, l *Lab, version, what string, vanish, restore func(*Guest)) {
+	t.Helper()
+	nodes := l.NewPlane(t)
+	master, standby := nodes[0], nodes[1]
+	old := l.latest(t)
+	at := intervals.Now()
+	vanish(master.Guest)
+	next := l.WaitStart(t, at, 2*fastT+settle)
+	stopped := l.WaitEnd(t, old.ID, settle).Last.Sub(at)
+	if stopped > fastE {
+		t.Errorf("the service lived for %v after the location was gone, want at most %v", stopped, fastE)
+	}
+	standby.WaitMaster(t)
+	if res := master.Run(t, wire.Command{Args: []string{"busybox", "find", Dir}}); strings.TrimSpace(res.Output) != Dir {
+		t.Errorf("in the place of the location there is something:\n%s", res.Output)
+	}
+	if master.IsMaster() {
+		t.Errorf("%s still says that it is master", master.Name)
+	}
+	restore(master.Guest)
+	master.WaitStandby(t)
+	harness.Note(t, fmt.Sprintf("NFS %s: %s at run time: service's end after %v, the other's start after %v, no restart of anything",
+		version, what, stopped.Round(time.Millisecond), next.Start.Sub(at).Round(time.Millisecond)))
+}
