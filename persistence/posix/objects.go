@@ -238,12 +238,19 @@ type reader struct {
 
 // begin opens the file and reads its beginning, which mostly is all of it.
 func (r *reader) begin(s *Store, key string) error {
-	// O_NONBLOCK, or a FIFO in this place would block for ever.
-	f, err := os.OpenFile(r.path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	switch {
-	case isMissing(err), errors.Is(err, syscall.ENOTDIR):
-		return s.absent(key)
-	case err != nil:
+	f, err := openObject(r.path)
+	if isMissing(err) || errors.Is(err, syscall.ENOTDIR) {
+		absent := s.absent(key)
+		if errors.Is(absent, persistence.Absent) {
+			return absent
+		}
+		// An NFS client that just remembered that there is no such name has
+		// looked at the directory anew by now, in order to list it.
+		if f, err = openObject(r.path); err != nil {
+			return absent
+		}
+	}
+	if err != nil {
 		return wrap("open", r.path, err)
 	}
 	r.f = f
@@ -258,6 +265,11 @@ func (r *reader) begin(s *Store, key string) error {
 	}
 	r.buf = make([]byte, min(fi.Size()+1, chunkSize)) // one more, to see the end
 	return r.fill()
+}
+
+func openObject(path string) (*os.File, error) {
+	// O_NONBLOCK, or a FIFO in this place would block for ever.
+	return os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 }
 
 // fill reads the next part and closes the file at its end. It runs in a
