@@ -40,8 +40,9 @@ type exam struct {
 	timing election.Timing
 	began  lease.Instant
 
-	reached atomic.Int32 // doctor.Reached
-	mu      sync.Mutex   // a check that is late may still be writing
+	reached atomic.Int32        // doctor.Reached
+	said    persistence.Finding // of the first look at the store
+	mu      sync.Mutex          // a check that is late may still be writing
 	known   known
 	within  doctor.Place // where the store lies
 }
@@ -398,19 +399,20 @@ func (e *exam) shared() []doctor.Check {
 	readable := func() bool { return e.reach() <= doctor.Unwritable }
 	writable := func() bool { return e.reach() == doctor.Usable }
 	checks := []doctor.Check{
-		{Name: "store", Limit: doctor.ReachLimit, Run: e.tryStore},
-		{Name: "store latency", Limit: doctor.LatencyLimit, Run: when(writable, e.latency)},
+		{Name: "store", Limit: doctor.ReachLimit, Late: doctor.StoreLate, Run: e.tryStore},
+		{Name: "store location", Limit: doctor.ReachLimit, Late: doctor.StoreLate, Run: when(readable, e.location)},
+		{Name: "store latency", Limit: doctor.LatencyLimit, Late: doctor.StoreLate, Run: when(writable, e.latency)},
 	}
 	if !e.quick {
-		checks = append(checks, doctor.Check{Name: "store semantics", Limit: doctor.SemanticsLimit, Run: when(writable, func(ctx context.Context) []persistence.Finding {
+		checks = append(checks, doctor.Check{Name: "store semantics", Limit: doctor.SemanticsLimit, Late: doctor.StoreLate, Run: when(writable, func(ctx context.Context) []persistence.Finding {
 			return doctor.Semantics(ctx, e.store, e.timing)
 		})})
 	}
 	return append(checks,
-		doctor.Check{Name: "plane", Run: when(readable, func(ctx context.Context) []persistence.Finding {
+		doctor.Check{Name: "plane", Limit: doctor.ReachLimit, Late: doctor.StoreLate, Run: when(readable, func(ctx context.Context) []persistence.Finding {
 			return []persistence.Finding{e.plane().Register(ctx, e.store)}
 		})},
-		doctor.Check{Name: "nodes", Limit: 10 * time.Second, Run: when(readable, func(ctx context.Context) []persistence.Finding {
+		doctor.Check{Name: "nodes", Limit: doctor.ReachLimit, Late: doctor.StoreLate, Run: when(readable, func(ctx context.Context) []persistence.Finding {
 			return e.plane().Nodes(ctx, e.store)
 		})},
 	)
@@ -420,11 +422,18 @@ func (e *exam) reach() doctor.Reached { return doctor.Reached(e.reached.Load()) 
 
 func (e *exam) tryStore(ctx context.Context) []persistence.Finding {
 	f, reached := doctor.Reach(ctx, e.store)
+	e.mu.Lock()
+	e.said = f
+	e.mu.Unlock()
 	e.reached.Store(int32(reached))
-	if reached > doctor.Unwritable {
-		return []persistence.Finding{f}
-	}
-	return append([]persistence.Finding{f}, doctor.Location(ctx, e.store, f)...)
+	return []persistence.Finding{f}
+}
+
+func (e *exam) location(ctx context.Context) []persistence.Finding {
+	e.mu.Lock()
+	said := e.said
+	e.mu.Unlock()
+	return doctor.Location(ctx, e.store, said)
 }
 
 func (e *exam) latency(ctx context.Context) []persistence.Finding {

@@ -316,6 +316,24 @@ func TestDoctorOnHungStore(t *testing.T) {
 	p.golden("hung", about(text, "configuration", "data directory", "port", "certificate", "service", "store", "plane", "nodes"))
 }
 
+// A store that answers the first question and hangs in the middle of the next.
+func TestDoctorOnStoreThatHangsInWrites(t *testing.T) {
+	t.Parallel()
+	p := newPatient(t)
+	fault := p.faulty().Inject(faultfs.Rule{Op: faultfs.Rename, Hang: true})
+	p.settings = append(p.settings, allowLocal)
+	store := p.store
+	p.store = filepath.Join(p.dir, "not looked at") // what hangs can not be removed, as is said
+	text := p.examine(4)
+	p.store = store
+	if fault.Fired() == 0 {
+		t.Error("the fault never fired")
+	}
+	fault.Remove()
+	text = regexp.MustCompile(`\.verify-\w+`).ReplaceAllString(text, ".verify-RANDOM")
+	p.golden("hung-writes", about(text, "store latency", "store semantics", "plane", "nodes"))
+}
+
 // expired writes a certificate that ended yesterday, and its key.
 func expired(t *testing.T, dir string) (cert, key string) {
 	t.Helper()

@@ -20,13 +20,17 @@ const (
 	semanticsName = "store semantics"
 )
 
-const serverRemedy = "see whether its server and the network to it are up, and what 'dmesg' says; the node waits for it by itself"
+// StoreLate is the remedy where a store does not answer in time.
+const StoreLate = "see whether its server and the network to it are up, and what 'dmesg' says; the node waits for it by itself"
 
-// Limits of the checks of a store. A node gives its first look 3 s.
+// Limits of the checks of a store.
 const (
 	ReachLimit     = 10 * time.Second
-	LatencyLimit   = 20 * time.Second
+	LatencyLimit   = measureLimit + ReachLimit // and cleaning up
 	SemanticsLimit = 60 * time.Second
+
+	measureLimit = 20 * time.Second
+	firstLook    = 3 * time.Second // what a node gives the store at its start
 )
 
 // Reached is how far a store can be used.
@@ -55,12 +59,13 @@ func Reach(ctx context.Context, store persistence.Store) (persistence.Finding, R
 		f = Failed(storeName, err)
 	}
 	switch {
-	case err == nil && took > time.Second:
-		return ok(storeName, "%s answers and takes writes, but slowly: a first look took %s", url, took), Usable
+	case err == nil && took > firstLook:
+		return warn(storeName, "find out what slows the store down: its server, the network, or what else uses them",
+			"%s answers and takes writes, but a first look took %s: a node gives it %s at its start", url, took, firstLook), Usable
 	case err == nil:
 		return f, Usable
 	case errors.Is(err, persistence.Unknown), errors.Is(err, persistence.Throttled):
-		return fail(storeName, serverRemedy, "%s: no answer within %s, so nothing more can be said about it%s", url, took, reason(err)), Unreachable
+		return fail(storeName, StoreLate, "%s: no answer within %s, so nothing more can be said about it%s", url, took, reason(err)), Unreachable
 	case errors.Is(err, persistence.ReadOnly), errors.Is(err, persistence.Full):
 		return f, Unwritable
 	default:
@@ -113,28 +118,36 @@ type measured struct{ writes, reads []time.Duration }
 // Latency renews a register of its own for a while, as a master does, and
 // holds the times against the node's.
 func Latency(ctx context.Context, store persistence.Store, t election.Timing) (persistence.Finding, Reached) {
-	var m measured
-	err := m.measure(ctx, store)
-	switch {
-	case errors.Is(err, persistence.Unknown) && len(m.writes) == 0:
-		return fail(latencyName, serverRemedy, "a write to the store did not come back within %s%s", LatencyLimit, reason(err)), Unreachable
-	case err != nil && len(m.writes) == 0:
+	// Named like verify's scratch, which operators and fsck know.
+	name := ".verify-" + strings.ToLower(rand.Text()[:16])
+	scratch, err := store.Sub(name)
+	if err != nil {
 		return Failed(latencyName, err), Usable
+	}
+	var m measured
+	mctx, cancel := context.WithTimeout(ctx, measureLimit)
+	err = m.measure(mctx, scratch)
+	cancel()
+	// Also when ctx has ended: what lies around would be ours.
+	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ReachLimit)
+	defer cancel()
+	cleaning := scratch.RemoveAll(cctx)
+	switch {
+	case errors.Is(err, persistence.Unknown) || errors.Is(err, context.DeadlineExceeded):
+		f := fail(latencyName, StoreLate, "the store answers no more, or far too slowly: after %d writes that went well nothing came back within %s%s", len(m.writes), measureLimit, reason(err))
+		if cleaning != nil {
+			f.Remedy += "; afterwards remove " + name + " there"
+		}
+		return f, Unreachable
+	case err != nil:
+		return Failed(latencyName, err), Usable
+	case cleaning != nil:
+		return warn(latencyName, "remove "+name+" there by hand", "what was written to measure could not be removed: %s", Failed("", cleaning).Detail), Usable
 	}
 	return m.judge(t), Usable
 }
 
-func (m *measured) measure(ctx context.Context, store persistence.Store) (err error) {
-	// Named like verify's scratch, which operators and fsck know.
-	scratch, err := store.Sub(".verify-" + strings.ToLower(rand.Text()[:16]))
-	if err != nil {
-		return err
-	}
-	defer func() { // also when ctx has ended: what lies around would be ours
-		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ReachLimit)
-		defer cancel()
-		err = errors.Join(err, scratch.RemoveAll(cctx))
-	}()
+func (m *measured) measure(ctx context.Context, scratch persistence.Store) error {
 	value := func() []byte { return fmt.Appendf(nil, "u1.doctor.%s", strings.ToLower(rand.Text())) }
 	if err := scratch.Init(ctx, value()); err != nil {
 		return err
@@ -143,9 +156,9 @@ func (m *measured) measure(ctx context.Context, store persistence.Store) (err er
 	if err != nil {
 		return err
 	}
-	beat := store.Limits().MinBeat
+	beat := scratch.Limits().MinBeat
 	// Enough to see a tail on a fast store, and over soon on a slow one.
-	for end := time.Now().Add(3 * time.Second); len(m.writes) < 50 && (len(m.writes) < 3 || time.Now().Before(end)); {
+	for end := time.Now().Add(3 * time.Second); len(m.writes) < 50 && (len(m.writes) == 0 || time.Now().Before(end)); {
 		begin := time.Now()
 		if snap.Version, err = scratch.CAS(ctx, snap.Version, value()); err != nil {
 			return err
