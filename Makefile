@@ -20,7 +20,7 @@ GOLANGCI_LINT := $(BIN)/golangci-lint-$(GOLANGCI_LINT_VERSION)
 GOTESTSUM     := $(BIN)/gotestsum-$(GOTESTSUM_VERSION)
 
 # What `make test` runs, in this order.
-SUITES ?= format lint unit sim e2e s3 nfs chaos model
+SUITES ?= format lint unit sim e2e faults s3 nfs chaos model
 
 # What `make conformance-all` runs: a target conformance-NAME each.
 CONFORMANCE += s3
@@ -29,10 +29,11 @@ CONFORMANCE += nfs
 # Packages of the slow suites; unit is everything else.
 SIM_PKGS  := ./pkg/election/...
 E2E_PKGS  := ./test/e2e
+FAULTS_PKG := ./test/faults
 CHAOS_PKG := ./test/chaos
 S3_PKG    := ./test/s3
 NFS_PKG   := ./test/nfs
-SLOW      := /pkg/election/sim(/|$$)|/test/(e2e|chaos|s3|nfs)$$
+SLOW      := /pkg/election/sim(/|$$)|/test/(e2e|faults|chaos|s3|nfs)$$
 UNIT_PKGS  = $(shell $(GO) list -e ./... | grep -vE '$(SLOW)')
 
 # The race detector needs a C compiler. Without one the tests still run, and
@@ -48,7 +49,7 @@ CHECK  := $(BIN)/suite -dir $(RESULTS) check
 GOTEST  = $(BIN)/suite -dir $(RESULTS) gotest $(1) -- $(GOTESTSUM) --format=pkgname-and-test-fails --format-hide-empty-pkg --jsonfile=$(RESULTS)/$(1).json -- -count=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build install test race lint fmt cover check clean sim repro e2e chaos fuzz model nfs conformance-all need-go
+.PHONY: help demo build install test race lint fmt cover check clean sim repro e2e faults chaos fuzz model nfs conformance-all need-go
 
 help: ## this list
 	@echo 'Understudy keeps one service alive on several machines that share only storage.'
@@ -84,6 +85,9 @@ repro: need-go ## one seed of the simulator with its trace: SEED=s
 
 e2e: ## the end-to-end tests only
 	@$(MAKE) -s --no-print-directory test SUITES=e2e
+
+faults: need-go ## a failing directory, in every way and place, held to docs/safety.md; UPDATE=1 writes its table
+	FAULTS=$(if $(UPDATE),update,all) $(GO) test -count=1 -v -timeout=30m $(FAULTS_PKG)
 
 chaos: need-go $(if $(filter s3,$(STORE)),$(VERSITYGW)) ## real nodes under faults, judged by their clients: T=10m (default 1m), SEED=s, STORE=s3
 	CHAOS_T=$(T) CHAOS_SEED=$(SEED) CHAOS_STORE=$(STORE) $(GO) test -count=1 -v -timeout=4h $(CHAOS_PKG)
@@ -142,6 +146,10 @@ suite-sim: $(BIN)/suite $(GOTESTSUM)
 # Timing is what these measure, so nothing else runs beside them.
 suite-e2e: $(BIN)/suite $(GOTESTSUM) build
 	@$(call GOTEST,e2e) -timeout=60m -p=1 $(E2E_PKGS)
+
+# The short form of `make faults`: a few of them, in each place.
+suite-faults: $(BIN)/suite $(GOTESTSUM)
+	@$(call GOTEST,faults) -timeout=15m $(FAULTS_PKG)
 
 # The short form of `make chaos`: whatever the seed chooses, a minute of it.
 suite-chaos: $(BIN)/suite $(GOTESTSUM)
