@@ -129,7 +129,7 @@ func (r *fsckReport) checkRegister(c *ha.Contents) {
 	default:
 		var parts []string
 		for _, p := range x.Parts {
-			parts = append(parts, fmt.Sprintf("%q", p))
+			parts = append(parts, fmt.Sprintf("%.200q", p))
 		}
 		there := ""
 		if len(parts) > 0 {

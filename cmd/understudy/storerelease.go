@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/understudy-ha/understudy/api/client"
 	"github.com/understudy-ha/understudy/pkg/clock"
 	"github.com/understudy-ha/understudy/pkg/ha"
 	"github.com/understudy-ha/understudy/pkg/lease"
@@ -89,11 +91,28 @@ func (p *openPlace) disaster(cmd *cobra.Command, plane, what string) (d ha.Disas
 	}
 	bar := newProgress(cmd.ErrOrStderr())
 	return ha.Disaster{
-		Plane: id, Actor: operatorName(), Lease: t.Timeout, Operation: readLimit, Clock: clock.Now,
+		Plane: id, Actor: operatorName(), Lease: t.Timeout, Operation: readLimit, Clock: clock.Now, Answers: answers,
 		Watching: func(done, total time.Duration) {
 			bar.at("watching for signs of life", int(done/time.Millisecond), int(total/time.Millisecond))
 		},
 	}, bar.end, nil
+}
+
+// answerLimit is how long a node may take to show that it is alive.
+const answerLimit = 3 * time.Second
+
+// answers asks a node for a sign of life, whatever it says and whoever has
+// signed its certificate.
+func answers(ctx context.Context, rec lease.NodeRecord) bool {
+	c, err := client.New([]string{rec.URI}, client.Options{Insecure: true})
+	if err != nil {
+		return false
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(ctx, answerLimit)
+	defer cancel()
+	h, err := c.Health(ctx, "/master")
+	return err == nil && h.Node == string(rec.Node)
 }
 
 // askPlane has the operator type the id of the plane, on a terminal.

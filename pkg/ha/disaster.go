@@ -26,6 +26,9 @@ type Disaster struct {
 	Lease     time.Duration        // T of the operator's configuration, for a register that tells none
 	Operation time.Duration        // limit of one store operation
 	Clock     func() lease.Instant // the own clock
+	// Answers asks whether the node with this record answers at its URI: one
+	// that can not use the store writes nothing there. May be nil.
+	Answers func(ctx context.Context, rec lease.NodeRecord) bool
 	// Watching is told how long the location has been watched. May be nil.
 	Watching func(done, total time.Duration)
 }
@@ -49,6 +52,9 @@ func (d Disaster) Release(ctx context.Context, store persistence.Store, term lea
 	first, err := readLife(ctx, store, d.Operation)
 	if err != nil {
 		return lease.Value{}, err
+	}
+	if at := d.answering(ctx, first, node); at != nil {
+		return lease.Value{}, refuse("%s answers at %s, so it is not powered off; nothing was changed", node, at.URI)
 	}
 	timing := election.Timing{Timeout: max(before.Lease, d.Lease)}
 	err = d.watch(ctx, timing.ClaimAfter(before.Lease), func(full bool) error {
@@ -167,6 +173,9 @@ func (d Disaster) Repair(ctx context.Context, store persistence.Store, least lea
 	if err != nil {
 		return Repaired{}, err
 	}
+	if at := d.answering(ctx, first, ""); at != nil {
+		return Repaired{}, refuse("node %s answers at %s: stop every node first, nothing was changed", at.Node, at.URI)
+	}
 	timing := election.Timing{Timeout: value.Lease}
 	watch := timing.ClaimAfter(value.Lease)
 	for _, n := range first.Nodes {
@@ -228,6 +237,22 @@ func (d Disaster) replacement(c *Contents, least lease.Term, head *lease.Head) (
 	}
 	v.Lease = v.Lease.Truncate(time.Millisecond)
 	return v, nil
+}
+
+// answering finds a node that answers, or only the one named.
+func (d Disaster) answering(ctx context.Context, c *Contents, only lease.NodeID) *lease.NodeRecord {
+	if d.Answers == nil {
+		return nil
+	}
+	for _, n := range c.Nodes {
+		if n.Err != nil || n.Value.URI == "" || (only != "" && n.Value.Node != only) {
+			continue
+		}
+		if d.Answers(ctx, n.Value) {
+			return &n.Value
+		}
+	}
+	return nil
 }
 
 // stillDead compares two looks at a location with no node alive.

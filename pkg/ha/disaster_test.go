@@ -1,6 +1,7 @@
 package ha_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -293,4 +294,31 @@ func TestRepairIsRefused(t *testing.T) {
 		_, err := operator(clock.Now).Repair(t.Context(), s, 8, nil)
 		refused(t, err, "nothing is left of a plane here")
 	})
+}
+
+// A node that can not use the store writes nothing there, but still answers.
+func TestNodeThatAnswers(t *testing.T) {
+	asked := 0
+	d := operator(clock.Now)
+	d.Answers = func(_ context.Context, rec lease.NodeRecord) bool {
+		asked++
+		return rec.Node == deadNode
+	}
+	s, _ := broken(t, "lease/readme.txt")
+	withURI := func(s persistence.Store) {
+		put(t, s, "nodes/"+string(deadNode), string(lease.NodeRecord{Node: deadNode, URI: "https://host:1/", Term: 7}.Encode()))
+	}
+	withURI(s)
+	_, err := d.Repair(t.Context(), s, 8, nil)
+	refused(t, err, "node ndead234 answers at https://host:1/: stop every node first")
+	m := memory.New().Open()
+	if err := m.Init(t.Context(), heldValue(7).Encode()); err != nil {
+		t.Fatal(err)
+	}
+	withURI(m)
+	_, err = d.Release(t.Context(), m, 7, deadNode)
+	refused(t, err, "ndead234 answers at https://host:1/, so it is not powered off")
+	if asked != 2 {
+		t.Errorf("asked %d times", asked)
+	}
 }
