@@ -41,10 +41,10 @@ func TestReadJudges(t *testing.T) {
 		{names: []string{v1}, want: v1},
 		{names: []string{v1, ".nfs0001", ".x"}, want: v1},
 		{names: []string{v1, "README", "u2.future"}, want: v1, warning: `"README", "u2.future"`},
-		{names: nil, torn: []string{"is empty", "understudy init"}},
+		{names: nil, torn: []string{"is empty", "understudy store repair"}},
 		{names: []string{".u1.one"}, torn: []string{"is empty"}},
 		{names: []string{v1, v2}, torn: []string{"2 values", v1, v2}},
-		{names: []string{"u2.future"}, torn: []string{`"u2.future"`, "understudy init"}},
+		{names: []string{"u2.future"}, torn: []string{`"u2.future"`, "understudy store repair"}},
 		{names: []string{"u1.UPPER", "u1.a_b", "a", "b", "c"}, torn: []string{`"a", "b", "c" and 2 more`}},
 		{names: []string{"u1." + strings.Repeat("x", 198)}, torn: []string{"holds no value"}},
 	} {
