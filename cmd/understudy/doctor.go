@@ -45,12 +45,13 @@ Exit codes: 0 nothing failed (there may be warnings), 1 something failed,
 				return err
 			}
 			defer e.close()
-			report := doctor.Run(ctx, e.checks(), g.doctorWatcher(cmd))
+			watcher, wipe := g.doctorWatcher(cmd)
+			report := doctor.Run(ctx, e.checks(), watcher)
 			if ctx.Err() != nil {
 				return exitf(exitFailed, "doctor: interrupted")
 			}
 			if err := g.print(cmd, report, func(s *screen) {
-				s.printf("\n%s\n%d failed, %d to look at, %d ok\n", report.Verdict, report.Fails, report.Warnings, len(report.Findings)-report.Fails-report.Warnings)
+				s.printf("%s\n%s\n%d failed, %d to look at, %d ok\n", wipe, report.Verdict, report.Fails, report.Warnings, len(report.Findings)-report.Fails-report.Warnings)
 			}); err != nil {
 				return err
 			}
@@ -63,25 +64,23 @@ Exit codes: 0 nothing failed (there may be warnings), 1 something failed,
 }
 
 // doctorWatcher prints lines as they come, unless they are wanted as JSON or
-// YAML, and on a terminal says what is being looked at.
-func (g *globals) doctorWatcher(cmd *cobra.Command) doctor.Watcher {
+// YAML. On a terminal it says what is being looked at; wipe takes that away.
+func (g *globals) doctorWatcher(cmd *cobra.Command) (w doctor.Watcher, wipe string) {
 	if g.output != formatTable {
-		return doctor.Watcher{}
+		return w, ""
 	}
 	s := newScreen(cmd.OutOrStdout())
-	width, wipe := 0, ""
-	if f, ok := cmd.OutOrStdout().(*os.File); ok && isTerminal(f) {
+	width := 0
+	if f, ok := cmd.OutOrStdout().(*os.File); ok && isTerminal(f) && os.Getenv("TERM") != "dumb" {
 		width, _, _ = term.GetSize(int(f.Fd())) //nolint:gosec // a file descriptor is small
 		wipe = "\r\x1b[K"
-	}
-	w := doctor.Watcher{Line: func(f persistence.Finding) {
-		s.printf("%s", wipe)
-		s.finding(f, width)
-	}}
-	if wipe != "" {
 		w.Begin = func(name string) { s.printf("%s...   looking at %s", wipe, name) }
 	}
-	return w
+	w.Line = func(f persistence.Finding) {
+		s.printf("%s", wipe)
+		s.finding(f, width)
+	}
+	return w, wipe
 }
 
 // finding writes one line, and the remedy on another. width is the terminal's,
