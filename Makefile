@@ -157,12 +157,12 @@ suite-chaos: $(BIN)/suite $(GOTESTSUM)
 
 # The S3 store on a real server, in its short form.
 suite-s3: $(BIN)/suite $(GOTESTSUM) $(VERSITYGW) build
-	@$(call GOTEST,s3) -timeout=15m $(S3_PKG)
+	@$(call GOTEST,s3) -timeout=15m -parallel=6 $(S3_PKG)
 
 .PHONY: conformance-all $(addprefix conformance-,$(CONFORMANCE))
 
 conformance-s3: need-go $(VERSITYGW) $(VERSITYGW_OLD) $(MINIO)
-	S3_FULL=1 $(GO) test -count=1 -v -timeout=3h $(S3_PKG)
+	S3_FULL=1 $(GO) test -count=1 -v -timeout=3h -parallel=1 $(S3_PKG)
 
 # The posix store and whole nodes on kernel NFS, in the short form. Without
 # root or what it fetches the test is skipped, fails in CI, and says why.

@@ -63,6 +63,7 @@ var verdicts = map[string]verdict{
 	"AllAccessDisabled":              {persistence.Denied, "ask the service's support why the bucket is disabled"},
 	"AccountProblem":                 {persistence.Denied, "look at the state of the account"},
 	"InvalidAccessKeyId":             {persistence.Denied, checkKeys},
+	"XAdminUserNotFound":             {persistence.Denied, checkKeys}, // Versity
 	"SignatureDoesNotMatch":          {persistence.Denied, checkKeys},
 	"InvalidToken":                   {persistence.Denied, checkKeys},
 	"InvalidSecurity":                {persistence.Denied, checkKeys},

@@ -69,6 +69,7 @@ func cloudOf(t *testing.T, s *server.Server, proxies map[string]*proxy.Proxy, o 
 		Register: c.register,
 	}
 	c.Plane = harness.NewPlane(t, o)
+	t.Cleanup(func() { c.secrets(t) }) // while it lives
 	return c
 }
 
@@ -112,9 +113,19 @@ func (c *cloud) waitKnown(t *testing.T, master *harness.Node) {
 	}
 }
 
+// alongside lets the short forms of tests, which mostly wait, run beside each
+// other. The full ones have figures to measure.
+func alongside(t *testing.T) {
+	t.Helper()
+	if !full() {
+		t.Parallel()
+	}
+}
+
 // TestKillTree kills the master's whole process tree, as a power cut would:
 // the next service starts within T + 1.5 s.
 func TestKillTree(t *testing.T) {
+	alongside(t)
 	c := newCloud(t, server.Start(t, server.Versity), harness.Options{})
 	master := c.StartAndWait(settle)
 	var took []time.Duration
@@ -149,6 +160,7 @@ func TestTerminate(t *testing.T) {
 		{"not nudged", map[string]any{"nodeUri": "https://127.0.0.1:9/"}, fastBeat + 500*time.Millisecond},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			alongside(t)
 			c := newCloud(t, server.Start(t, server.Versity), harness.Options{Settings: tt.settings})
 			master := c.StartAndWait(settle)
 			var gap []time.Duration
@@ -177,6 +189,7 @@ func TestTerminate(t *testing.T) {
 func TestLiarIsNeverClaimed(t *testing.T) {
 	for _, l := range liars() {
 		t.Run(l.name, func(t *testing.T) {
+			alongside(t)
 			// Directly at the server: what passes things on may receive them whole
 			// first, and then no two writes overlap.
 			c := cloudOf(t, l.start(t), nil, harness.Options{Nodes: 2})
@@ -226,6 +239,7 @@ func lineWith(text string, words ...string) string {
 // TestSpending holds the requests of a plane at rest, as its nodes' networks
 // count them, against what may be spent.
 func TestSpending(t *testing.T) {
+	alongside(t)
 	// The first minute shows nodes that get to know each other.
 	rest, length := time.Duration(rounds(25, 90))*time.Second, time.Duration(rounds(30, 600))*time.Second
 	var seldom map[string]proxy.Tally

@@ -95,7 +95,7 @@ type liar struct {
 }
 
 func liars() []liar {
-	racy := func(h http.Handler) http.Handler { return double.Racy(h, 10*time.Millisecond) }
+	racy := func(h http.Handler) http.Handler { return double.Racy(h, 3*time.Millisecond) }
 	out := []liar{
 		{"ignores preconditions", func(t *testing.T) *server.Server { t.Helper(); return server.Fake(t, double.Ignoring) }},
 		{"looks, then writes", func(t *testing.T) *server.Server { t.Helper(); return server.Fake(t, racy) }},
