@@ -136,6 +136,10 @@ func (m mount) doubts() []persistence.Finding {
 		if p := m.value("proto"); p == "udp" || p == "udp6" {
 			add("mounted over UDP", bestNFS)
 		}
+	case "ceph":
+		if m.value("recover_session") != "clean" {
+			add("mounted without recover_session=clean, so it stays dead once Ceph has evicted this machine", "mount with recover_session=clean")
+		}
 	case "cifs", "smb3":
 		add("SMB, which is experimental here", "prefer NFS: "+bestNFS)
 		if m.value("cache") != "none" {

@@ -24,6 +24,7 @@ const table = `22 27 0:21 / /proc rw,relatime - proc proc rw
 47 27 0:57 / /mnt/auto rw - autofs /etc/auto.nfs rw,fd=5
 48 47 0:58 / /mnt/auto rw - nfs4 server:/auto rw,vers=4.1
 49 27 0:59 / /mnt/ceph rw master:7 propagate_from:2 - ceph 10.0.0.1:/ rw,name=admin
+53 27 0:62 / /mnt/cephs rw - ceph u@.fs=/ rw,recover_session=clean
 50 27 254:0 /srv/data /bind rw - ext4 /dev/vda rw,discard
 51 27 0:60 / /mnt/faulty rw - fuse.faultfs faultfs rw,user_id=0,allow_other
 garbage
@@ -59,7 +60,8 @@ func TestFindMount(t *testing.T) {
 		{"/mnt/s3/p", "fuse.s3fs", "s3fs", false, true, true, nil},
 		{"/mnt/gcs/p", "fuse", "gcsfuse", false, true, true, nil},
 		{"/mnt/auto/p", "nfs4", "server:/auto", true, false, false, nil},
-		{"/mnt/ceph", "ceph", "10.0.0.1:/", true, true, false, nil},
+		{"/mnt/ceph", "ceph", "10.0.0.1:/", true, true, false, []string{"recover_session"}},
+		{"/mnt/cephs", "ceph", "u@.fs=/", true, true, false, nil},
 		{"/bind/p", "ext4", "/dev/vda", false, true, false, nil},
 		{"/mnt/faulty", "fuse.faultfs", "faultfs", false, true, false, nil},
 		{"/mnt/nosuper", "ext4", "/dev/vda", false, true, false, nil},
