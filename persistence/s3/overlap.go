@@ -20,7 +20,14 @@ const (
 	// overlapSize is so large that no server takes the half of it for the whole
 	// before it looks at the condition. Some read the first 8 KiB ahead.
 	overlapSize = 64 << 10
+	// leastWait is how long the second write is waited for at least.
+	leastWait = time.Second
 )
+
+// errQueued says that the second write did not end while the first was under
+// way: the server has the writers of one object queue, as MinIO does, and would
+// keep both waiting. What it was told is nothing, so it has not won.
+var errQueued = errors.New("queued behind the first")
 
 var _ persistence.Overlapper = (*Store)(nil)
 
@@ -42,7 +49,12 @@ func (s *Store) Overlap(ctx context.Context, pause time.Duration) (winners int, 
 	_, err = s.overlapping(ctx, 1, first, func() {
 		select {
 		case <-time.After(pause):
-			_, second = s.overlapping(ctx, 2, first, nil)
+			within, cancel := context.WithTimeout(ctx, max(10*pause, leastWait))
+			defer cancel()
+			_, second = s.overlapping(within, 2, first, nil)
+			if within.Err() != nil && ctx.Err() == nil {
+				second = errQueued
+			}
 		case <-ctx.Done():
 			second = fmt.Errorf("%w: %w", persistence.Unknown, ctx.Err())
 		}
@@ -51,6 +63,7 @@ func (s *Store) Overlap(ctx context.Context, pause time.Duration) (winners int, 
 		switch {
 		case err == nil:
 			winners++
+		case errors.Is(err, errQueued):
 		case !errors.Is(err, persistence.Conflict):
 			return 0, err
 		}

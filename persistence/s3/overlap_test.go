@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 // overlapping writers that it succeeded, one that compares when a request
 // arrives tells both.
 func TestOverlap(t *testing.T) {
+	var writing sync.Mutex
 	for _, c := range []struct {
 		name  string
 		front func(w http.ResponseWriter, r *http.Request, s3 http.Handler)
@@ -34,6 +36,11 @@ func TestOverlap(t *testing.T) {
 			r.Header.Del("If-Match")
 			s3.ServeHTTP(w, r)
 		}, 2},
+		{"has writers queue", func(w http.ResponseWriter, r *http.Request, s3 http.Handler) {
+			writing.Lock()
+			defer writing.Unlock()
+			s3.ServeHTTP(w, r)
+		}, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := serve(t)
