@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/understudy-ha/understudy/persistence"
+	"github.com/understudy-ha/understudy/persistence/bench"
 	"github.com/understudy-ha/understudy/persistence/memory"
 	"github.com/understudy-ha/understudy/persistence/metered"
 	"github.com/understudy-ha/understudy/pkg/election"
@@ -104,6 +105,18 @@ func bill(t *testing.T, preset string, every time.Duration) (master, standby flo
 	return master, standby
 }
 
+// reckoned is what the model of store bench --cost says of the same plane.
+func reckoned(t *testing.T, preset string, every time.Duration) float64 {
+	t.Helper()
+	timing, err := election.Derive(election.TimingRequest{Preset: preset, StandbyHeartbeat: every, PollDivisor: 1})
+	must(t, err)
+	s := ha.SpendingOf(every)
+	return bench.Cost(bench.Plane{
+		Nodes: 3, Heartbeat: timing.Heartbeat, StandbyHeartbeat: every, Poll: timing.Poll,
+		Glance: s.Glance, Record: s.Record, ListNodes: s.ListNodes, ListRequests: s.ListRequests, LookForClone: s.LookForClone,
+	}, bench.S3Prices()).PerNode
+}
+
 // The table of docs/s3.md is what nodes really send, within 3 %.
 func TestCostTable(t *testing.T) {
 	page, err := os.ReadFile("../../docs/s3.md")
@@ -116,6 +129,9 @@ func TestCostTable(t *testing.T) {
 		every, err := time.ParseDuration(row[2])
 		must(t, err)
 		master, standby := bill(t, row[1], every)
+		if b := reckoned(t, row[1], every); math.Abs(b-(master+2*standby)/3) > 0.05*b {
+			t.Errorf("%s, %s: store bench --cost reckons $%.2f per node, measured $%.2f", row[1], row[2], b, (master+2*standby)/3)
+		}
 		for i, want := range []float64{master, standby, (master + 2*standby) / 3} {
 			told, err := strconv.ParseFloat(row[3+i], 64)
 			must(t, err)

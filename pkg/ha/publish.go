@@ -178,6 +178,9 @@ func (n *Node) noted(now lease.Instant, a election.Note) {
 	if level >= zapcore.WarnLevel {
 		f = append(f, zap.String("store", n.storage.URL)) // which is to be looked at, as a rule
 	}
+	if a.Kind == election.NoteLate {
+		f = append(f, zap.String("code", CodeLate))
+	}
 	n.log.Log(level, string(a.Kind), f...)
 	switch a.Kind {
 	case election.NoteClaiming:

@@ -121,8 +121,9 @@ func (s *Status) LeaseRemaining(now lease.Instant) time.Duration {
 	return s.Reign.End - now.Longest(s.Reign.T0)
 }
 
-// warnLate begins the warning of a late heartbeat.
-const warnLate = "HEARTBEAT_LATE: "
+// CodeLate is the reason code of a heartbeat that is or was late: no renewal
+// was confirmed within half the time to the stop of the service.
+const CodeLate = "HEARTBEAT_LATE"
 
 // WarningsAt are the Warnings and what is to be said of the given moment. A
 // heartbeat that was late is told of for one heartbeatTimeout, so that whoever
@@ -132,12 +133,12 @@ func (s *Status) WarningsAt(now lease.Instant) []string {
 	switch {
 	case s.Leading(now) && r.Late > 0 && now.Longest(r.T0) >= r.Late:
 		return append(slices.Clip(s.Warnings), fmt.Sprintf(
-			"%sno renewal confirmed for %v; %v are left to serve. Look at the store and at the load of this machine",
-			warnLate, now.Longest(r.T0).Truncate(time.Millisecond), s.LeaseRemaining(now).Truncate(time.Millisecond)))
+			"%s: no renewal confirmed for %v; %v are left to serve. Look at the store and at the load of this machine",
+			CodeLate, now.Longest(r.T0).Truncate(time.Millisecond), s.LeaseRemaining(now).Truncate(time.Millisecond)))
 	case !s.LateAt.IsZero() && now.Longest(s.LateAt) < s.Timeout:
 		return append(slices.Clip(s.Warnings), fmt.Sprintf(
-			"%sa renewal was not confirmed in time %v ago. Look at the store and at the load of this machine",
-			warnLate, now.Longest(s.LateAt).Truncate(time.Second)))
+			"%s: a renewal was not confirmed in time %v ago. Look at the store and at the load of this machine",
+			CodeLate, now.Longest(s.LateAt).Truncate(time.Second)))
 	}
 	return s.Warnings
 }
