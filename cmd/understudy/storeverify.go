@@ -119,8 +119,10 @@ func (f *verifyFlags) meeting(stderr io.Writer, arg string) *verify.Peer {
 	p := &verify.Peer{Token: f.join, Lead: f.join == "", Wait: f.wait, Host: hostname(), Machine: bootID()}
 	if p.Lead {
 		p.Token = verify.NewToken()
-		fmt.Fprintf(stderr, "Run this on %s within %s (with the path that it has there):\n\n    understudy store verify %s --join %s\n\n",
-			printable(f.peer), f.wait, shellQuote(arg), p.Token)
+		p.Ready = func() {
+			fmt.Fprintf(stderr, "Run this on %s within %s (with the path that it has there):\n\n    understudy store verify %s --join %s\n\n",
+				printable(f.peer), f.wait, shellQuote(arg), p.Token)
+		}
 	}
 	return p
 }

@@ -45,8 +45,13 @@ func mountTmpfs(t *testing.T, options string) string {
 // mountFaulty mounts a file system that fails on command.
 func mountFaulty(t *testing.T) (*faultfs.FS, string) {
 	t.Helper()
+	return mountFaultyOn(t, t.TempDir())
+}
+
+func mountFaultyOn(t *testing.T, backing string) (*faultfs.FS, string) {
+	t.Helper()
 	dir := t.TempDir()
-	fs, err := faultfs.Mount(t.TempDir(), dir)
+	fs, err := faultfs.Mount(backing, dir)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,6 +30,9 @@ type Peer struct {
 	// Host names this run to the other one. Machine is equal for two runs on
 	// one machine, and for no others; it may be empty.
 	Host, Machine string
+	// Ready is called when the meeting place is there, so that the other run can
+	// be started. May be nil.
+	Ready func()
 	// Wait is how long to wait for the other run to appear. Zero: 5 minutes.
 	Wait time.Duration
 }
@@ -101,6 +104,9 @@ func (r *run) arrive(ctx context.Context) (leave func(), err error) {
 	r.meet = m
 	if err := m.put(ctx, "hello", hello{p.Host, p.Machine, r.opts.Writers, r.opts.Rounds}); err != nil {
 		return nil, err
+	}
+	if p.Ready != nil {
+		p.Ready()
 	}
 	return func() { m.leave(context.WithoutCancel(ctx)) }, nil
 }
@@ -444,22 +450,23 @@ func (r *run) judgeLedgers(mine, theirs ledger) {
 			known[v] = true
 		}
 	}
-	swaps, met := 0, 0
-	for from := range merged(mine.Won, theirs.Won) {
-		here, there := mine.Won[from], theirs.Won[from]
-		if n := len(here) + len(there); n > 1 {
-			fail("%d writers were told that they had swapped the same value: %d here, %d at %s", n, len(here), len(there), r.meet.host)
+	values := slices.Sorted(maps.Keys(merged(mine.Won, theirs.Won))) // so that both nodes say the same
+	for _, from := range values {
+		if here, there := len(mine.Won[from]), len(theirs.Won[from]); here+there > 1 {
+			fail("%d writers were told that they had swapped the same value: %d here, %d at %s", here+there, here, there, r.meet.host)
 			return
 		}
-		for _, to := range slices.Concat(here, there) {
-			if !known[to] {
-				fail("a swap that was confirmed has vanished: nobody ever read %q", to)
-				return
-			}
-			swaps++
-			if s := sideOf(from); s != "first" && s != sideOf(to) {
-				met++
-			}
+	}
+	swaps, met := 0, 0
+	for _, from := range values {
+		to := slices.Concat(mine.Won[from], theirs.Won[from])[0]
+		if !known[to] {
+			fail("a swap that was confirmed has vanished: nobody ever read %q", to)
+			return
+		}
+		swaps++
+		if s := sideOf(from); s != "first" && s != sideOf(to) {
+			met++
 		}
 	}
 	detail := fmt.Sprintf("%d swaps, %d of them of what the other node had written, no value swapped away twice", swaps, met)

@@ -21,17 +21,12 @@ func pair(t *testing.T, open func(lead bool) persistence.Store, opts verify.Opti
 	t.Helper()
 	token := verify.NewToken()
 	waits := make(chan struct{})
-	var (
-		wg   sync.WaitGroup
-		once sync.Once
-	)
+	var wg sync.WaitGroup
 	run := func(i int, lead bool) {
 		o := opts
 		o.Peer = &verify.Peer{Token: token, Lead: lead, Host: []string{"one", "two"}[i], Machine: machines[i], Wait: 30 * time.Second}
-		o.Progress = func(string, int, int) {
-			if lead {
-				once.Do(func() { close(waits) })
-			}
+		if lead {
+			o.Peer.Ready = func() { close(waits) }
 		}
 		rs[i], errs[i] = verify.Run(t.Context(), open(lead), o)
 	}
