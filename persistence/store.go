@@ -122,6 +122,9 @@ type Store interface {
 	Close() error
 }
 
+// What follows a store may be able to do besides. Whoever wraps a store passes
+// on all of it, and Inspector: what is not passed on is silently not done.
+
 // LateResults is implemented by stores whose CAS can still complete after its
 // caller has gone.
 type LateResults interface {

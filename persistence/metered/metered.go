@@ -112,12 +112,13 @@ type Store struct {
 var (
 	_ persistence.Store       = (*Store)(nil)
 	_ persistence.LateResults = (*Store)(nil)
+	_ persistence.Anchored    = (*Store)(nil)
 	_ persistence.Checker     = (*Store)(nil)
 	_ persistence.Inspector   = (*Store)(nil)
 )
 
 // Wrap returns inner with its operations counted. What inner can do besides
-// (LateResults, Checker, Inspector) the result can do, too; for a store that
+// (LateResults, Anchored, Checker, Inspector) the result can do, too; for a store that
 // can not, it does nothing and finds nothing wrong.
 func Wrap(inner persistence.Store) *Store {
 	s := &Store{inner: inner, bounds: Bounds(), ops: map[Op]*figures{}}
@@ -259,6 +260,14 @@ func (s *Store) Close() error { return s.inner.Close() }
 func (s *Store) OnLate(fn func(val []byte, v persistence.Version, err error)) {
 	if l, ok := s.inner.(persistence.LateResults); ok {
 		l.OnLate(fn)
+	}
+}
+
+// Anchor implements persistence.Anchored; a store without it can not turn into
+// another one.
+func (s *Store) Anchor(mine func(val []byte) bool) {
+	if a, ok := s.inner.(persistence.Anchored); ok {
+		a.Anchor(mine)
 	}
 }
 

@@ -143,8 +143,13 @@ func TestLateResultsComeThrough(t *testing.T) {
 	}
 }
 
-// telling is a store that can check and inspect.
-type telling struct{ persistence.Store }
+// telling is a store that can check and inspect, and be told what is its own.
+type telling struct {
+	persistence.Store
+	anchored *func([]byte) bool
+}
+
+func (s telling) Anchor(mine func([]byte) bool) { *s.anchored = mine }
 
 var errUnfit = errors.New("unfit")
 
@@ -158,7 +163,12 @@ func TestChecksComeThrough(t *testing.T) {
 	if err := plain.Check(t.Context()); err != nil || plain.Inspect(t.Context()) != nil {
 		t.Error("a store that can not check itself is found unfit")
 	}
-	s := metered.Wrap(telling{memory.New().Open()})
+	plain.Anchor(nil)
+	var mine func([]byte) bool
+	s := metered.Wrap(telling{memory.New().Open(), &mine})
+	if s.Anchor(func(val []byte) bool { return string(val) == "u1.mine" }); mine == nil || !mine([]byte("u1.mine")) {
+		t.Error("Anchor did not come through")
+	}
 	if err := s.Check(t.Context()); !errors.Is(err, errUnfit) {
 		t.Errorf("Check: %v", err)
 	}
