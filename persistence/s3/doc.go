@@ -34,9 +34,9 @@
 //
 // # What is not taken for a success
 //
-// A PUT answered 200 with an error in its body; a GET without an ETag, or
-// without a length, so that a cut could not be seen; an error document in place
-// of the register. These are Unknown. Anything else that is no value is Torn,
+// A write answered 200 with an error in its body (the SDK looks); a GET without
+// an ETag, or without a length or an end, so that a cut could not be seen; an
+// error document in place of the register. These are Unknown. Anything else that is no value is Torn,
 // and nobody claims.
 //
 // # Connections

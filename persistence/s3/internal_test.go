@@ -310,6 +310,16 @@ func TestAddressing(t *testing.T) {
 	}
 }
 
+func TestSkip(t *testing.T) {
+	for key, want := range map[string]string{
+		".verify-x/.reg/lease": ".verify-x0", ".a/b": ".a0", ".check-x": ".check-x", "nodes/.x": "nodes/.x", "-": "-",
+	} {
+		if got := skip(key); got != want {
+			t.Errorf("behind %q: %q, want %q", key, got, want)
+		}
+	}
+}
+
 // A directory bucket lists in any order and takes no StartAfter.
 func TestExpressListing(t *testing.T) {
 	isolate(t)

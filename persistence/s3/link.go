@@ -62,8 +62,10 @@ type link struct {
 
 	ctx    context.Context //nolint:containedctx // ends what goes on in the background
 	cancel context.CancelFunc
-	mu     sync.Mutex
-	wait   sync.WaitGroup // background work; Add under mu while ctx lives
+	wait   sync.WaitGroup // for that
+
+	mu      sync.Mutex
+	closing bool // nothing more begins in the background
 }
 
 func newLink(bucket string, opts Options) (*link, error) {
@@ -218,12 +220,12 @@ func (l *link) wire(roots *x509.CertPool, count func(string)) *wire {
 	return w
 }
 
-// background runs f beside the callers until it ends or the link is closed,
-// and reports whether it could.
+// background runs f beside the callers until it ends or the link is shut, and
+// reports whether it could.
 func (l *link) background(f func(ctx context.Context)) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.ctx.Err() != nil {
+	if l.closing {
 		return false
 	}
 	l.wait.Go(func() { f(l.ctx) })
@@ -244,18 +246,13 @@ func (l *link) behind(ctx context.Context, f func(ctx context.Context)) {
 
 // shut gives what goes on in the background a moment, then ends it.
 func (l *link) shut() {
-	done := make(chan struct{})
-	soon := time.AfterFunc(closeTimeout, l.cancel)
-	defer soon.Stop()
-	go func() {
-		l.wait.Wait()
-		close(done)
-	}()
-	<-done
 	l.mu.Lock()
-	l.cancel()
+	l.closing = true
 	l.mu.Unlock()
-	l.wait.Wait() // what began meanwhile
+	enough := time.AfterFunc(closeTimeout, l.cancel)
+	l.wait.Wait()
+	enough.Stop()
+	l.cancel()
 	for _, w := range l.wires {
 		w.base.CloseIdleConnections()
 	}

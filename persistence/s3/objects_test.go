@@ -42,13 +42,13 @@ func (u *uploads) watch(w http.ResponseWriter, r *http.Request, s3 http.Handler)
 
 func TestUploadInParts(t *testing.T) {
 	s := serve(t)
-	content := make([]byte, 3*part)
+	content := make([]byte, 2*part)
 	_, _ = rand.Read(content)
 	for _, tc := range []struct {
 		size  int
 		parts int64 // 0: one PUT
 	}{
-		{part - 1, 0}, {part, 0}, {part + 1, 2}, {2 * part, 2}, {2*part + 17, 3},
+		{part, 0}, {part + 1, 2}, {2 * part, 2},
 	} {
 		for _, announced := range []int64{int64(tc.size), -1} {
 			var u uploads

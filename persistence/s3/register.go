@@ -52,10 +52,6 @@ func (s *Store) Read(ctx context.Context) (persistence.Snapshot, error) {
 	if err != nil {
 		return none, fmt.Errorf("%w (reading %s)", err, s.url(registerKey))
 	}
-	if out.ContentLength == nil {
-		return none, fmt.Errorf("%w: %s came without its length, so it may have been cut off; look at what lies between here and the store",
-			persistence.Unknown, s.url(registerKey))
-	}
 	if err := judge(val); err != nil {
 		return none, fmt.Errorf("%w: %s", err, s.url(registerKey))
 	}

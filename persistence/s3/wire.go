@@ -1,21 +1,16 @@
 package s3
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
 	"sync/atomic"
 	"time"
 )
 
-// maxErrorBody bounds what is looked at of a reply that should be empty.
-const maxErrorBody = 64 << 10
-
 // wire is the transport beneath the SDK. It counts requests, watches the
-// server's clock, and does not let a failure pass for a success.
+// server's clock, and does not let half a reply pass for a whole one.
 type wire struct {
 	base  *http.Transport
 	count func(op string)
@@ -30,32 +25,9 @@ func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	w.clock.observe(resp.Header.Get("Date"))
-	if resp.StatusCode/100 != 2 {
-		return resp, nil
-	}
-	if resp.ContentLength < 0 && len(resp.TransferEncoding) == 0 && req.Method == http.MethodGet {
+	if resp.StatusCode == http.StatusOK && req.Method == http.MethodGet && resp.ContentLength < 0 && len(resp.TransferEncoding) == 0 {
 		_ = resp.Body.Close()
 		return nil, errors.New("the reply has no length, so that one that was cut off could not be told from a whole one")
-	}
-	if req.Method == http.MethodPut {
-		return w.unmask(resp)
-	}
-	return resp, nil
-}
-
-// unmask finds the error in a reply that has the status of a success. Some
-// servers, and proxies that retry on their own, have sent the status before
-// they know; the SDK looks only where Amazon's do.
-func (w *wire) unmask(resp *http.Response) (*http.Response, error) {
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
-	_ = resp.Body.Close()
-	if err != nil {
-		return nil, fmt.Errorf("the reply was cut off: %w", err)
-	}
-	resp.Body = io.NopCloser(bytes.NewReader(body))
-	if bytes.Contains(body, []byte("<Error>")) {
-		resp.StatusCode, resp.Status = http.StatusInternalServerError, "500 Internal Server Error"
-		resp.ContentLength = int64(len(body))
 	}
 	return resp, nil
 }

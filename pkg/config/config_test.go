@@ -359,6 +359,10 @@ func TestS3Options(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "u.yaml:6: store.s3.kmsKeyId: needs sse: aws:kms") {
 		t.Errorf("a key without aws:kms: %v", err)
 	}
+	_, warn, err := Load("", []string{"UNDERSTUDY_PERSISTENCE_DIR=/mnt/u", "UNDERSTUDY_SERVICE_NONE=true", "UNDERSTUDY_STORE_S3_REGION=eu-west-1"}, nil)
+	if want := "environment UNDERSTUDY_STORE_S3_REGION: store.s3.region: is not used: persistenceDir /mnt/u is no s3:// location"; err != nil || !slices.Contains(warn, want) {
+		t.Errorf("warnings %q, %v; want %q", warn, err, want)
+	}
 	c, _, err = Load("", []string{"UNDERSTUDY_PERSISTENCE_DIR=s3://b/p", "UNDERSTUDY_SERVICE_NONE=true", "UNDERSTUDY_STORE_S3_PATH_STYLE=true"}, nil)
 	if err != nil || c.Store.S3.PathStyle != "true" {
 		t.Errorf("from the environment: %+v, %v", c, err)

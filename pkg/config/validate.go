@@ -98,6 +98,11 @@ func (v *validator) places() {
 // s3 judges the options of an s3 location together, wherever each is written.
 func (v *validator) s3(loc Location) {
 	if loc.Scheme != "s3" {
+		for _, set := range s3Settings() {
+			if loc.Scheme != "" && v.c.IsSet(set.key) {
+				v.warn(set.key, "is not used: persistenceDir %s is no s3:// location", v.c.PersistenceDir)
+			}
+		}
 		return
 	}
 	var e *s3Error
