@@ -287,6 +287,17 @@ func TestDataDir(t *testing.T) {
 	is(t, one(t, look(0o700, DataDir{Place: disk, UID: 12345, Daemon: true})), bad, "the daemon runs as uid 12345", "chown -R")
 	is(t, one(t, look(0o700, DataDir{Place: disk, UID: me, Path: filepath.Join(dir, "a/b")})), good, "does not exist yet")
 	is(t, one(t, look(0o700, DataDir{Place: nfs, UID: me, Path: filepath.Join(dir, "a/b")})), bad, "shared file system")
+	if me == 0 { // whoever asks as root is told that the node's user may do less
+		if err := os.Chown(dir, 65534, 65534); err != nil {
+			t.Fatal(err)
+		}
+		is(t, one(t, look(0o700, DataDir{Place: disk, UID: 0})), odd, "you are root", "sudo -u")
+		is(t, one(t, look(0o700, DataDir{Place: disk, UID: 0, Daemon: true})), good)
+		is(t, one(t, look(0o700, DataDir{Place: disk, UID: 65534, Daemon: true})), good)
+		if err := os.Chown(dir, 0, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
 	file := filepath.Join(dir, "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)

@@ -52,7 +52,7 @@ func (p Plane) Register(ctx context.Context, store persistence.Store) persistenc
 	case err != nil:
 		return fail(planeName, "see 'understudy store dump' for what is there; nothing is promoted until it is repaired", "the register in %s can not be read, so no node may become master: %v", p.URL, err)
 	case p.Known != "" && v.Plane != p.Known:
-		return fail(planeName, fmt.Sprintf("see whether the right file system is mounted; if this node shall move, stop it and run: understudy forget-plane %s", p.Known),
+		return fail(planeName, fmt.Sprintf("see whether persistenceDir names the right place, and for a mount whether it is mounted; if this node shall move, stop it and run: understudy forget-plane %s", p.Known),
 			"%s holds plane %s, but this node belongs to plane %s: it refuses to start there", p.URL, v.Plane, p.Known)
 	case v.Term < p.Term:
 		return fail(planeName, "find out who restored or rolled back the store, and restore the newer state if there is one; nodes claim above the highest term they know",
@@ -75,7 +75,7 @@ func (p Plane) Register(ctx context.Context, store persistence.Store) persistenc
 // none judges a location without a register.
 func (p Plane) none(ctx context.Context, store persistence.Store) persistence.Finding {
 	if p.Known != "" {
-		return fail(planeName, fmt.Sprintf("see whether the right file system is mounted; if the plane is really gone, stop this node and run: understudy forget-plane %s", p.Known),
+		return fail(planeName, fmt.Sprintf("see whether persistenceDir names the right place, and for a mount whether it is mounted; if the plane is really gone, stop this node and run: understudy forget-plane %s", p.Known),
 			"%s holds no plane, but this node belongs to plane %s: it refuses to start there", p.URL, p.Known)
 	}
 	empty, err := store.Empty(ctx)

@@ -21,7 +21,7 @@ const (
 )
 
 // StoreLate is the remedy where a store does not answer in time.
-const StoreLate = "see whether its server and the network to it are up, and what 'dmesg' says; the node waits for it by itself"
+const StoreLate = "see whether its server and the network to it are up, and for a mount what 'dmesg' says; the node waits for it by itself"
 
 // Limits of the checks of a store.
 const (
@@ -65,7 +65,10 @@ func Reach(ctx context.Context, store persistence.Store) (persistence.Finding, R
 	case err == nil:
 		return f, Usable
 	case errors.Is(err, persistence.Unknown), errors.Is(err, persistence.Throttled):
-		return fail(storeName, StoreLate, "%s: no answer within %s, so nothing more can be said about it%s", url, took, reason(err)), Unreachable
+		if why := reason(err); why != "" {
+			return fail(storeName, StoreLate, "%s can not be reached, so nothing more can be said about it%s", url, why), Unreachable
+		}
+		return fail(storeName, StoreLate, "%s: no answer within %s, so nothing more can be said about it", url, took), Unreachable
 	case errors.Is(err, persistence.ReadOnly), errors.Is(err, persistence.Full):
 		return f, Unwritable
 	default:

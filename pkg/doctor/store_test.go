@@ -66,7 +66,7 @@ func TestReach(t *testing.T) {
 	}{
 		"fine":      {nil, Usable, good, []string{"file:///mnt/u answers"}},
 		"silent":    {fmt.Errorf("%w: no answer: %w", persistence.Unknown, context.DeadlineExceeded), Unreachable, bad, []string{"no answer within", "about it ->", "server"}},
-		"EIO":       {fmt.Errorf("%w: read: input/output error; look", persistence.Unknown), Unreachable, bad, []string{"(read: input/output error)"}},
+		"EIO":       {fmt.Errorf("%w: read: input/output error; look", persistence.Unknown), Unreachable, bad, []string{"can not be reached", "(read: input/output error)"}},
 		"throttled": {fmt.Errorf("%w: slow down", persistence.Throttled), Unreachable, bad, []string{"(slow down)"}},
 		"absent":    {fmt.Errorf("%w: there is none; mount it", persistence.Absent), Unusable, bad, []string{"there is none -> mount it"}},
 		"denied":    {fmt.Errorf("%w: x; give it", persistence.Denied), Unusable, bad, []string{"x -> give it"}},
