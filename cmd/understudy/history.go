@@ -13,6 +13,7 @@ func newHistoryCommand(g *globals) *cobra.Command {
 	var (
 		since uint64
 		limit int
+		store storeFlag
 	)
 	cmd := &cobra.Command{
 		Use:   "history",
@@ -22,7 +23,7 @@ func newHistoryCommand(g *globals) *cobra.Command {
 			if limit < 0 {
 				return usagef("--limit %d is below 0", limit)
 			}
-			c, err := g.connect()
+			c, err := store.reader(cmd, g)
 			if err != nil {
 				return err
 			}
@@ -34,6 +35,7 @@ func newHistoryCommand(g *globals) *cobra.Command {
 			return g.print(cmd, h, func(s *screen) { drawHistory(s, h) })
 		},
 	}
+	store.addTo(cmd)
 	cmd.Flags().Uint64Var(&since, "since", 0, "the lowest `term` to list")
 	cmd.Flags().IntVar(&limit, "limit", 20, "the most `reigns` to list, 0: all")
 	return cmd

@@ -38,7 +38,10 @@ func (r leaderReport) why() string {
 }
 
 func newLeaderCommand(g *globals) *cobra.Command {
-	var watch watchFlags
+	var (
+		watch watchFlags
+		store storeFlag
+	)
 	cmd := &cobra.Command{
 		Use:   "leader",
 		Short: "Print the URI of the master; exit code 1 if there is none",
@@ -46,7 +49,7 @@ func newLeaderCommand(g *globals) *cobra.Command {
 With --watch: a line for each change, "-" while there is no master.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := g.connect()
+			c, err := store.reader(cmd, g)
 			if err != nil {
 				return err
 			}
@@ -80,6 +83,7 @@ With --watch: a line for each change, "-" while there is no master.`,
 		},
 	}
 	watch.addTo(cmd)
+	store.addTo(cmd)
 	watch.plain = true
 	return cmd
 }
@@ -128,12 +132,13 @@ type masterinfo struct {
 }
 
 func newMasterinfoCommand(g *globals) *cobra.Command {
-	return &cobra.Command{
+	var store storeFlag
+	cmd := &cobra.Command{
 		Use:   "masterinfo",
 		Short: "Print the master and all nodes that may become it, in two lines; exit code 1 if there is none",
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := g.connect()
+			c, err := store.reader(cmd, g)
 			if err != nil {
 				return err
 			}
@@ -156,6 +161,8 @@ func newMasterinfoCommand(g *globals) *cobra.Command {
 			return err
 		},
 	}
+	store.addTo(cmd)
+	return cmd
 }
 
 // masterinfoOf leaves out nodes that are never promoted.

@@ -226,13 +226,14 @@ func yesNo(b bool) string {
 }
 
 func newStatesCommand(g *globals) *cobra.Command {
-	return &cobra.Command{
+	var store storeFlag
+	cmd := &cobra.Command{
 		Use:     "states",
 		Aliases: []string{"list", "nodes"},
 		Short:   "List the nodes of the plane as one of them sees it (its own row has a *)",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := g.connect()
+			c, err := store.reader(cmd, g)
 			if err != nil {
 				return err
 			}
@@ -244,6 +245,8 @@ func newStatesCommand(g *globals) *cobra.Command {
 			return g.print(cmd, p, func(s *screen) { drawNodes(s, p) })
 		},
 	}
+	store.addTo(cmd)
+	return cmd
 }
 
 // watchFlags are those of commands that can go on looking.

@@ -85,3 +85,22 @@ func TestReleaseBesideALivingMaster(t *testing.T) {
 	}
 	undisturbed(t, p, master)
 }
+
+// TestReadingTheStoreItself: what the nodes do is told without asking them.
+func TestReadingTheStoreItself(t *testing.T) {
+	p := harness.NewPlane(t, harness.Options{Nodes: 2})
+	master := p.StartAndWait(settle)
+	n := p.Standby(master)
+	if said, code := operate(t, n, "leader", "--store", p.Store); code != 0 || strings.TrimSpace(said) != master.URL("/") {
+		t.Errorf("leader: exit code %d, %q; want %s", code, said, master.URL("/"))
+	}
+	for _, n := range p.Nodes {
+		n.KillTree()
+	}
+	if said, code := operate(t, n, "leader", "--store", p.Store); code != 1 || !strings.Contains(said, "no master") {
+		t.Errorf("leader, with every node dead: exit code %d, %q", code, said)
+	}
+	if said, code := operate(t, n, "history", "--store", p.Store); code != 0 || !strings.Contains(said, "\n1     ") {
+		t.Errorf("history: exit code %d, %q", code, said)
+	}
+}
