@@ -13,7 +13,6 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -23,7 +22,6 @@ import (
 	"github.com/understudy-ha/understudy/test/chaos/history"
 	"github.com/understudy-ha/understudy/test/e2e/harness"
 	"github.com/understudy-ha/understudy/test/e2e/intervals"
-	"github.com/understudy-ha/understudy/test/faultfs"
 )
 
 const (
@@ -54,7 +52,8 @@ var (
 )
 
 // TestChaos is a run: see the package comment. CHAOS_T is its length, CHAOS_SEED
-// its schedule, CHAOS_SUMMARY a file for the table.
+// its schedule, CHAOS_STORE what the nodes share (empty: a directory; s3),
+// CHAOS_SUMMARY a file for the table.
 func TestChaos(t *testing.T) {
 	needs(t)
 	length, seed := defaultFor, rand.Uint64N(1_000_000)
@@ -72,13 +71,22 @@ func TestChaos(t *testing.T) {
 	if isShort {
 		want = short
 	}
-	timing, err := election.Derive(election.TimingRequest{Preset: "fast", PollDivisor: 5})
+	var on shared = &directory{}
+	store := os.Getenv("CHAOS_STORE")
+	switch store {
+	case "":
+	case "s3":
+		on = newBucket(t, seed)
+	default:
+		t.Fatalf("CHAOS_STORE=%s: there are runs on a directory (empty) and on s3", store)
+	}
+	timing, err := election.Derive(election.TimingRequest{Preset: "fast", PollDivisor: on.pollDivisor()})
 	must(t, err)
-	plan := NewPlan(seed, isShort)
-	sum := &Summary{Seed: seed, Length: length, Want: want, Kinds: plan.Kinds(), Timing: timing, Fired: map[Kind]int{}, OnMaster: map[Kind]int{}, Struck: map[Kind]int{}}
+	plan := NewPlan(seed, on.kinds(), isShort)
+	sum := &Summary{Store: store, Seed: seed, Length: length, Want: want, Kinds: plan.Kinds(), Timing: timing, Fired: map[Kind]int{}, OnMaster: map[Kind]int{}, Struck: map[Kind]int{}}
 	t.Logf("reproduce the schedule with: %s", sum.Command())
 
-	r := newRun(t, timing, sum)
+	r := newRun(t, on, timing, sum)
 	r.play(plan, length, want.each)
 	r.finish()
 
@@ -135,6 +143,7 @@ func needs(t *testing.T) {
 // run is a plane with clients.
 type run struct {
 	t       *testing.T
+	on      shared
 	plane   *harness.Plane
 	data    string // the registers, in the backing directory
 	urls    []string
@@ -148,38 +157,37 @@ type run struct {
 	changes func() ([]Change, error)
 }
 
-// registersDir is where the registers are in the shared directory.
-const registersDir = "registers"
-
 // newPlane makes nodes that keep a kvservice alive, each at a port of its own,
 // and starts none.
-func newPlane(tb testing.TB) (p *harness.Plane, urls []string) {
+func newPlane(tb testing.TB, on shared) (p *harness.Plane, urls []string) {
 	tb.Helper()
-	p = harness.NewPlane(tb, harness.Options{Nodes: nodes, FaultFS: true, Settings: map[string]any{"service.restart": "always"}})
-	if err := os.Mkdir(filepath.Join(p.Store, registersDir), 0o755); err != nil {
+	o := on.options()
+	o.Nodes, o.Settings = nodes, map[string]any{"service.restart": "always"}
+	p = harness.NewPlane(tb, o)
+	if err := os.Mkdir(on.registers(p, nil), 0o755); err != nil {
 		tb.Fatal(err)
 	}
 	for _, n := range p.Nodes {
 		address := fmt.Sprintf("127.0.0.1:%d", p.FreePort())
 		urls = append(urls, "http://"+address)
-		n.Set("service.command", []string{kvservice, "-listen", address, "-dir", filepath.Join(n.Store, registersDir)})
+		n.Set("service.command", []string{kvservice, "-listen", address, "-dir", on.registers(p, n)})
 		n.Set("service.ready.http", "http://"+address+"/ready")
 	}
 	return p, urls
 }
 
-func newRun(t *testing.T, timing election.Timing, sum *Summary) *run {
+func newRun(t *testing.T, on shared, timing election.Timing, sum *Summary) *run {
 	t.Helper()
-	r := &run{t: t, timing: timing, sum: sum}
-	r.plane, r.urls = newPlane(t)
+	r := &run{t: t, on: on, timing: timing, sum: sum}
+	r.plane, r.urls = newPlane(t, on)
 	r.plane.KeepOnFailure = true
-	r.data = filepath.Join(r.plane.Store, registersDir)
+	r.data = on.registers(r.plane, nil)
 	ctx, cancel := context.WithCancel(context.Background()) // it is to end before the plane does
 	var wg sync.WaitGroup
 	r.stop = sync.OnceFunc(func() { cancel(); wg.Wait() })
 	t.Cleanup(r.stop)
 	var err error
-	r.changes, err = Watch(ctx, r.plane.Store)
+	r.changes, err = on.watch(ctx, r.plane)
 	must(t, err)
 	wg.Go(func() { _, _ = r.changes() })
 	r.began = intervals.Now()
@@ -294,9 +302,10 @@ func (r *run) strike(s Step) (healed intervals.Instant) {
 		victim.Stop(settle)
 		time.Sleep(s.Hold)
 		victim.Start()
-	case StoreSlow, StoreFails, StoreHangs, StoreLoses, StoreReads, StoreWrites:
+	case StoreSlow, StoreFails, StoreHangs, StoreLoses, StoreReads, StoreWrites,
+		NetSlow, NetUnavailable, NetSilent, NetRefuses, NetLoses, NetRandom, NetTwice, NetMasked, NetCut, NetReads, NetWrites:
 		fired = r.inject(s, victim)
-	case AllHang:
+	case AllHang, NetAllSilent:
 		fired = r.inject(s, r.plane.Nodes...)
 	}
 	if fired {
@@ -364,50 +373,18 @@ func (r *run) inOwnTime(n *harness.Node) bool {
 // inject lets the store of some nodes misbehave for a while, and reports
 // whether every one of them came to feel it.
 func (r *run) inject(s Step, victims ...*harness.Node) (fired bool) {
-	var faults []*faultfs.Fault
+	var ends []func() int
 	for _, n := range victims {
-		for _, rule := range rules(s) {
-			faults = append(faults, n.Fault.Inject(rule))
-		}
+		ends = append(ends, r.on.inject(s, n))
 	}
 	time.Sleep(s.Hold)
-	struck := map[*faultfs.FS]int{}
-	for i, f := range faults {
-		f.Remove()
-		struck[victims[i*len(victims)/len(faults)].Fault] += f.Fired()
-	}
 	fired = true
-	for _, n := range victims {
-		r.sum.Struck[s.Kind] += struck[n.Fault]
-		fired = fired && struck[n.Fault] > 0
+	for _, end := range ends {
+		struck := end()
+		r.sum.Struck[s.Kind] += struck
+		fired = fired && struck > 0
 	}
 	return fired
-}
-
-// rules are those of a step's fault.
-func rules(s Step) []faultfs.Rule {
-	each := func(e syscall.Errno, ops ...faultfs.Op) (out []faultfs.Rule) {
-		for _, op := range ops {
-			out = append(out, faultfs.Rule{Op: op, Errno: e})
-		}
-		return out
-	}
-	switch s.Kind {
-	case StoreSlow:
-		return []faultfs.Rule{{Delay: s.Delay}}
-	case StoreFails:
-		return []faultfs.Rule{{Errno: syscall.EIO}}
-	case StoreHangs, AllHang:
-		return []faultfs.Rule{{Hang: true, Deaf: s.Deaf}}
-	case StoreLoses:
-		return []faultfs.Rule{{Op: faultfs.Rename, After: true, Errno: syscall.EIO}}
-	case StoreReads:
-		return each(syscall.EROFS, faultfs.Rename, faultfs.Create, faultfs.Write, faultfs.Mkdir, faultfs.Unlink, faultfs.Fsync, faultfs.Fsyncdir)
-	case StoreWrites:
-		return each(syscall.EIO, faultfs.Opendir, faultfs.Readdir, faultfs.Read)
-	case KillDaemon, KillGuard, KillBoth, KillTree, Freeze, Terminate, ClockStep:
-	}
-	panic("not a fault of the store: " + s.Kind)
 }
 
 // finish reads every register once more, ends the clients, and judges.

@@ -10,10 +10,15 @@
 //     only grow (package intervals);
 //   - the clients' history: linearizable per key (porcupine), no acknowledged
 //     write lost, terms only grow (package history);
-//   - the register, of which every change is seen in the backing directory:
-//     each follows from the one before, and nobody takes a held term over
+//   - the register, of which every change is seen in the backing directory, or
+//     on the wire: each follows from the one before, and nobody takes a held term over
 //     before the end of its holder's right to serve;
 //   - progress: after each fault a write is acknowledged again.
+//
+// The nodes share a directory, each through a file system of its own that can
+// fail, or a bucket on a real S3 server, each through a network of its own that
+// can (CHAOS_STORE=s3); the service's registers are then in a directory that does
+// not fail, and changes of the register are seen in what the server answers.
 //
 // Which faults come, on whom and for how long, follows from a seed (plan.go).
 // When exactly they meet the plane does not: a seed reproduces the schedule, not

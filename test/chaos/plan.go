@@ -27,10 +27,32 @@ const (
 	ClockStep   Kind = "power cut, clocks elsewhere after it"
 )
 
-// Kinds are all of them.
+// The kinds that a network in front of a bucket has instead of a file system's.
+const (
+	NetSlow        Kind = "requests slow (50-400 ms)"
+	NetUnavailable Kind = "503"
+	NetSilent      Kind = "packets vanish"
+	NetAllSilent   Kind = "packets vanish for all nodes"
+	NetRefuses     Kind = "connections reset, requests lost"
+	NetLoses       Kind = "connections reset, replies lost"
+	NetRandom      Kind = "one request of three reset at random"
+	NetTwice       Kind = "requests arrive twice"
+	NetMasked      Kind = "200 with an error in the body"
+	NetCut         Kind = "replies cut off"
+	NetReads       Kind = "one-way: writes answered 503"
+	NetWrites      Kind = "one-way: reads answered 503"
+)
+
+// Kinds are those of nodes that share a directory.
 var Kinds = []Kind{
 	KillDaemon, KillGuard, KillBoth, KillTree, Freeze, Terminate,
 	StoreSlow, StoreFails, StoreHangs, StoreLoses, StoreReads, StoreWrites, AllHang, ClockStep,
+}
+
+// NetKinds are those of nodes that share a bucket.
+var NetKinds = []Kind{
+	KillDaemon, KillGuard, KillBoth, KillTree, Freeze, Terminate, ClockStep,
+	NetSlow, NetUnavailable, NetSilent, NetAllSilent, NetRefuses, NetLoses, NetRandom, NetTwice, NetMasked, NetCut, NetReads, NetWrites,
 }
 
 // Step is one fault. Which fields mean something depends on the kind.
@@ -53,13 +75,14 @@ func (s Step) String() string {
 	}
 	text := fmt.Sprintf("%s, %s, for %v", s.Kind, whom, s.Hold)
 	switch s.Kind {
-	case StoreSlow:
+	case StoreSlow, NetSlow:
 		text += fmt.Sprintf(", %v each", s.Delay)
 	case StoreHangs, AllHang:
 		text += fmt.Sprintf(", deaf: %t", s.Deaf)
 	case ClockStep:
 		text += fmt.Sprintf(", monotonic %+v, boottime %+v", s.Monotonic, s.Monotonic+s.Suspended)
-	case KillDaemon, KillGuard, KillBoth, KillTree, Freeze, Terminate, StoreFails, StoreLoses, StoreReads, StoreWrites:
+	case KillDaemon, KillGuard, KillBoth, KillTree, Freeze, Terminate, StoreFails, StoreLoses, StoreReads, StoreWrites,
+		NetUnavailable, NetSilent, NetAllSilent, NetRefuses, NetLoses, NetRandom, NetTwice, NetMasked, NetCut, NetReads, NetWrites:
 	}
 	return text + fmt.Sprintf("; then %v", s.Pause)
 }
@@ -72,15 +95,16 @@ type Plan struct {
 	round []Kind // what is left of this round
 }
 
-// NewPlan makes the schedule of a seed. In the short form a round has a few
-// kinds that the seed chooses, a power cut of the master among them.
-func NewPlan(seed uint64, short bool) *Plan {
-	p := &Plan{rand: rand.New(rand.NewPCG(seed, 1)), kinds: Kinds} //nolint:gosec // reproducible on purpose
+// NewPlan makes the schedule of a seed out of the given kinds. In the short form
+// a round has a few of them that the seed chooses, a power cut of the master
+// among them.
+func NewPlan(seed uint64, kinds []Kind, short bool) *Plan {
+	p := &Plan{rand: rand.New(rand.NewPCG(seed, 1)), kinds: kinds} //nolint:gosec // reproducible on purpose
 	if short {
 		const others = 5
 		p.kinds = []Kind{KillTree}
-		for _, i := range p.rand.Perm(len(Kinds)) {
-			if k := Kinds[i]; k != KillTree && len(p.kinds) <= others {
+		for _, i := range p.rand.Perm(len(kinds)) {
+			if k := kinds[i]; k != KillTree && len(p.kinds) <= others {
 				p.kinds = append(p.kinds, k)
 			}
 		}
@@ -122,7 +146,8 @@ func (p *Plan) Next() Step {
 	switch kind {
 	case KillDaemon, KillGuard, Terminate, ClockStep:
 		s.Hold, s.Standby = short, standby
-	case KillBoth, StoreSlow, StoreFails, StoreHangs, StoreLoses, StoreReads, StoreWrites:
+	case KillBoth, StoreSlow, StoreFails, StoreHangs, StoreLoses, StoreReads, StoreWrites,
+		NetSlow, NetUnavailable, NetSilent, NetRefuses, NetLoses, NetRandom, NetTwice, NetMasked, NetCut, NetReads, NetWrites:
 		s.Hold, s.Standby = long, standby
 	case KillTree:
 		// Always the master, and away until its lease has run out: the one way
@@ -130,7 +155,7 @@ func (p *Plan) Next() Step {
 		s.Hold = gone
 	case Freeze:
 		s.Hold, s.Standby = freeze, standby
-	case AllHang:
+	case AllHang, NetAllSilent:
 		s.Hold = long
 	}
 	return s

@@ -7,7 +7,7 @@ import (
 )
 
 func TestPlanFollowsFromTheSeed(t *testing.T) {
-	a, b, other := NewPlan(7, false), NewPlan(7, false), NewPlan(8, false)
+	a, b, other := NewPlan(7, Kinds, false), NewPlan(7, Kinds, false), NewPlan(8, Kinds, false)
 	same := true
 	for range 200 {
 		x := a.Next()
@@ -24,7 +24,11 @@ func TestPlanFollowsFromTheSeed(t *testing.T) {
 func TestPlanHasEveryKindInEveryRound(t *testing.T) {
 	for seed := range uint64(20) {
 		for _, short := range []bool{false, true} {
-			p := NewPlan(seed, short)
+			kinds := Kinds
+			if seed%2 == 1 {
+				kinds = NetKinds
+			}
+			p := NewPlan(seed, kinds, short)
 			if !slices.Contains(p.Kinds(), KillTree) || (short && len(p.Kinds()) != 6) {
 				t.Fatalf("seed %d: %v", seed, p.Kinds())
 			}

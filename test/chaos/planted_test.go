@@ -263,7 +263,7 @@ func TestWholeNodeFrozenIsCaught(t *testing.T) {
 			t.Errorf("the harness says %q, want that two services were alive at once", seen.all)
 		}
 	})
-	p, urls := newPlane(seen)
+	p, urls := newPlane(seen, &directory{})
 	old := p.StartAndWait(settle)
 	c := &Client{URLs: urls}
 	c.connect()

@@ -21,6 +21,7 @@ type Struck struct {
 
 // Summary is what is to be told of a run.
 type Summary struct {
+	Store       string // "" is a directory
 	Seed        uint64
 	Length, Ran time.Duration
 	Want        demands
@@ -63,6 +64,9 @@ func (s *Summary) Command() string {
 	length := s.Length.String()
 	if s.Length%time.Minute == 0 {
 		length = fmt.Sprintf("%dm", s.Length/time.Minute)
+	}
+	if s.Store != "" {
+		length += " STORE=" + s.Store
 	}
 	return fmt.Sprintf("make chaos T=%s SEED=%d", length, s.Seed)
 }

@@ -48,6 +48,7 @@ const (
 type Rule struct {
 	Method string  // "": every method
 	Path   string  // only if the request's path and query contain it
+	Body   string  // only if the request's body contains it
 	Skip   int     // let this many matching requests pass first
 	Count  int     // fire this often; 0: until removed
 	Chance float64 // of firing, by the proxy's seed; 0: always
@@ -212,11 +213,11 @@ func (p *Proxy) Forget() {
 }
 
 // choose finds the fault that strikes a request.
-func (p *Proxy) choose(r *http.Request) *Fault {
+func (p *Proxy) choose(r *http.Request, body []byte) *Fault {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, f := range p.faults {
-		if !f.rule.matches(r) {
+		if !f.rule.matches(r, body) {
 			continue
 		}
 		f.seen++
@@ -230,9 +231,10 @@ func (p *Proxy) choose(r *http.Request) *Fault {
 	return nil
 }
 
-func (r Rule) matches(req *http.Request) bool {
+func (r Rule) matches(req *http.Request, body []byte) bool {
 	return (r.Method == "" || r.Method == req.Method) &&
 		(r.Path == "" || strings.Contains(req.URL.RequestURI(), r.Path)) &&
+		(r.Body == "" || bytes.Contains(body, []byte(r.Body))) &&
 		(r.Match == nil || r.Match(req))
 }
 
@@ -245,7 +247,7 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 		reset(w)
 		return
 	}
-	f := p.choose(r)
+	f := p.choose(r, body)
 	var rule Rule
 	if f != nil {
 		rule = f.rule
