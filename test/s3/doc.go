@@ -3,6 +3,6 @@
 // proxy), and on servers that break the promise of conditional writes (package
 // double), which must be refused.
 //
-// What needs minutes runs with S3_FULL=1 only, which `make conformance-all` and
-// `make s3` set; the rest is the suite s3 of `make test`.
+// What needs minutes runs with S3_FULL=1 only, which `make conformance-s3` (part
+// of `make conformance-all`) sets; the rest is the suite s3 of `make test`.
 package s3
