@@ -15,6 +15,11 @@ import (
 // server is gone blocks every one of them for ever.
 const maxWorkers = 2
 
+// stuckAfter is how long after their callers have left workers count as stuck.
+// A caller that is done leaves at once, and its worker, on NFS, comes back some
+// milliseconds later: what a node writes last must not be refused for that.
+const stuckAfter = 100 * time.Millisecond
+
 // errNotSent marks errors of operations that never reached a worker.
 var errNotSent = errors.New("not sent")
 
@@ -42,7 +47,8 @@ func (p *pool) wake() {
 }
 
 // acquire waits for a worker's place. When every place is taken by a worker
-// that its caller has given up on, waiting is pointless, and it fails at once.
+// that its caller has given up on for some time, waiting is pointless, and it
+// fails at once.
 func (p *pool) acquire(ctx context.Context) error {
 	for {
 		if err := ctx.Err(); err != nil {
@@ -54,16 +60,19 @@ func (p *pool) acquire(ctx context.Context) error {
 			p.mu.Unlock()
 			return nil
 		}
-		if p.stuck >= maxWorkers {
-			age := time.Since(p.since).Round(100 * time.Millisecond)
-			p.mu.Unlock()
-			return fmt.Errorf("%w: %w: %d earlier %s operations have been stuck in the file system of %s for %s; "+
-				"is its server or network down?", persistence.Unknown, errNotSent, maxWorkers, p.kind, p.dir, age)
-		}
-		changed := p.changed
+		changed, allStuck, age := p.changed, p.stuck >= maxWorkers, time.Since(p.since)
 		p.mu.Unlock()
+		if allStuck && age >= stuckAfter {
+			return fmt.Errorf("%w: %w: %d earlier %s operations have been stuck in the file system of %s for %s; "+
+				"is its server or network down?", persistence.Unknown, errNotSent, maxWorkers, p.kind, p.dir, age.Round(100*time.Millisecond))
+		}
+		look := time.Hour // or when something changes
+		if allStuck {
+			look = stuckAfter - age
+		}
 		select {
 		case <-changed:
+		case <-time.After(look):
 		case <-ctx.Done():
 		}
 	}
