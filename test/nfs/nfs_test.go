@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/understudy-ha/understudy/api/v1"
 	"github.com/understudy-ha/understudy/persistence"
 	"github.com/understudy-ha/understudy/persistence/storetest"
 	"github.com/understudy-ha/understudy/test/e2e/harness"
@@ -242,6 +243,7 @@ func testCleanStop(t *testing.T, l *Lab, version string) {
 		gap = append(gap, next.Start.Sub(l.WaitEnd(t, old.ID, settle).Last))
 		standby.WaitMaster(t)
 		master.end(t)
+		standby.WaitShows(t, old.Node, v1.StateTerminated)
 		nodes[0], nodes[1] = standby, master.StartNode(t)
 		nodes[1].WaitStandby(t)
 	}

@@ -113,7 +113,7 @@ func (n *Node) WaitMaster(tb testing.TB) {
 func (n *Node) WaitStandby(tb testing.TB) {
 	tb.Helper()
 	n.wait(tb, v1.StateStandby, v1.StateHotStandby)
-	user := strings.TrimSpace(n.Run(tb, wire.Command{Args: []string{"busybox", "cat", n.dataDir() + "/credentials"}}).Output)
+	user := n.user(tb)
 	var m v1.Metrics
 	if !harness.Poll(settle, func() bool {
 		_, _, err := n.Get("/v1/server/ha/metrics", user, &m)
@@ -122,6 +122,25 @@ func (n *Node) WaitStandby(tb testing.TB) {
 		n.lab.tell(tb)
 		tb.Fatalf("%s has not verified the store within %v", n.Name, settle)
 	}
+}
+
+// WaitShows waits until the node shows a node in a state.
+func (n *Node) WaitShows(tb testing.TB, id string, want v1.State) {
+	tb.Helper()
+	user := n.user(tb)
+	var s v1.PlaneStates
+	if !harness.Poll(settle, func() bool {
+		_, _, err := n.Get("/v1/server/ha/states", user, &s)
+		return err == nil && s.Nodes[id].Status == want
+	}) {
+		tb.Errorf("%s shows %s as %q after %v, want %s", n.Name, id, s.Nodes[id].Status, settle, want)
+	}
+}
+
+// user is the name and password the node has made up.
+func (n *Node) user(tb testing.TB) string {
+	tb.Helper()
+	return strings.TrimSpace(n.Run(tb, wire.Command{Args: []string{"busybox", "cat", n.dataDir() + "/credentials"}}).Output)
 }
 
 func (n *Node) wait(tb testing.TB, want ...v1.State) {
