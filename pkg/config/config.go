@@ -93,7 +93,7 @@ type Service struct {
 	WorkDir      string            `yaml:"workDir"` // empty: DataDir
 	Env          map[string]string `yaml:"env" secret:"true"`
 	None         bool              `yaml:"none"`
-	Isolation    string            `yaml:"isolation" enum:"auto,pid-namespace,group"`
+	Isolation    string            `yaml:"isolation" enum:"auto,pid-namespace,cgroup,group"`
 	Ready        Ready             `yaml:"ready"`
 	Restart      string            `yaml:"restart" enum:"always,on-failure,never"`
 	MaxRestarts  int               `yaml:"maxRestarts"`

@@ -30,21 +30,26 @@
 //   - The daemon is stopped or hangs: a closed socket or silence proves
 //     nothing. The deadline runs down, the tree dies by it, nothing is released.
 //   - The guard is killed: a shim that is pid 1 of a PID namespace dies by
-//     PR_SET_PDEATHSIG and the kernel kills everything inside; a shim in group
-//     isolation sees its socket close and kills its subtree as its subreaper.
-//   - The shim is killed: the namespace dies with it; in group isolation the
-//     direct child dies by PR_SET_PDEATHSIG and the orphans fall to the guard,
-//     which is a subreaper too.
-//   - Guard and shim are killed: the namespace dies; in group isolation only
-//     the direct child does, which is said at start (Client.Lost) and is never
-//     reported as empty.
+//     PR_SET_PDEATHSIG and the kernel kills everything inside; any other shim
+//     sees its socket close and kills its cgroup by the descriptor it holds, or
+//     its subtree as its subreaper.
+//   - The shim is killed: the namespace dies with it; otherwise the direct
+//     child dies by PR_SET_PDEATHSIG and the guard kills the rest, by the
+//     cgroup or because the orphans fell to it, which is a subreaper too.
+//   - Guard and shim are killed: the namespace dies; otherwise only the direct
+//     child does, which is said at start (Client.Lost). What is left is found
+//     by the daemon (Tree.Sweep), in its cgroup or, if it called Adopt, among
+//     its children, and a cgroup also by the next guard. It is never reported
+//     as empty before that.
 //   - A local disk that hangs: the log is written by a goroutine of its own,
 //     and the tree record is synced before the service exists, never while it
 //     runs.
 //
 // "Empty" always means proven: wait4 answers ECHILD in a process that is the
 // subreaper of everything the shim ever started. A PID namespace's first
-// process can be reaped only after every other process in it is gone.
+// process can be reaped only after every other process in it is gone. In cgroup
+// isolation the kernel must say, besides, that the cgroup is not populated; a
+// cgroup can be removed only then, and none is used twice.
 //
 // What it can not do: a process in uninterruptible sleep survives SIGKILL; it
 // is reported as stuck and never as gone. A guard and a daemon that are frozen

@@ -238,13 +238,15 @@ type variant struct {
 
 func variants() []variant {
 	if os.Getuid() != 0 {
-		return []variant{{"group", IsolationGroup, false, false}}
+		return []variant{{name: "group", isolation: IsolationGroup}}
 	}
 	return []variant{
-		{"root pid-namespace", IsolationPidNamespace, false, false},
-		{"root group", IsolationGroup, false, false},
-		{"user group", IsolationGroup, true, false},
-		{"user pid-namespace", IsolationPidNamespace, true, false},
+		{name: "root pid-namespace", isolation: IsolationPidNamespace},
+		{name: "root cgroup", isolation: IsolationCgroup},
+		{name: "root group", isolation: IsolationGroup},
+		{name: "user group", isolation: IsolationGroup, nobody: true},
+		{name: "user cgroup", isolation: IsolationCgroup, nobody: true},
+		{name: "user pid-namespace", isolation: IsolationPidNamespace, nobody: true},
 	}
 }
 
@@ -273,6 +275,8 @@ type daemon struct {
 	started, guardStarted uint64
 	lost                  []string
 	seen                  []Event
+	guardKilled           bool   // its cgroups stay for the next one
+	delegated             cgroup // the daemon lives in it and may make others there
 }
 
 const nobody = 65534
@@ -303,6 +307,9 @@ func (d *daemon) start(v variant) {
 	attr := &syscall.SysProcAttr{}
 	if v.nobody {
 		attr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
+		if v.isolation == IsolationCgroup {
+			defer d.delegate(attr)()
+		}
 	}
 	inR, inW, err := os.Pipe()
 	if err != nil {
@@ -348,6 +355,62 @@ func (d *daemon) start(v variant) {
 	t.Cleanup(func() { inW.Close() })
 }
 
+// delegate has the daemon born in a cgroup that belongs to its user, as
+// Delegate=yes in a unit does. The caller calls done after the fork.
+func (d *daemon) delegate(attr *syscall.SysProcAttr) (done func()) {
+	t := d.t
+	t.Helper()
+	h, err := findHierarchy()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.delegated == "" {
+		if d.delegated, err = h.newCgroup("understudy-test.", 0, 0); err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range []string{"", "/cgroup.procs", "/cgroup.subtree_control", "/cgroup.threads"} {
+			if err := os.Chown(string(d.delegated)+f, nobody, nobody); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	attr.UseCgroupFD = true
+	if attr.CgroupFD, err = d.delegated.open(); err != nil {
+		t.Fatal(err)
+	}
+	return func() { syscall.Close(attr.CgroupFD) }
+}
+
+// cgroups lists those of this data directory that are there.
+func (d *daemon) cgroups() []string {
+	h, err := findHierarchy()
+	if err != nil {
+		return nil
+	}
+	if d.delegated != "" {
+		h.own = string(d.delegated)
+	}
+	found, _ := filepath.Glob(filepath.Join(h.own, cgroupPrefix(d.dir)+"*"))
+	return found
+}
+
+// noCgroups removes what a guard that was killed leaves to the next one.
+func (d *daemon) noCgroups() {
+	for _, dir := range d.cgroups() {
+		if !d.guardKilled {
+			d.t.Errorf("cgroup %s was left behind", dir)
+		}
+		if err := cgroup(dir).remove(); err != nil {
+			d.t.Error(err)
+		}
+	}
+	if d.delegated != "" {
+		if err := d.delegated.remove(); err != nil {
+			d.t.Error(err)
+		}
+	}
+}
+
 func (d *daemon) cleanup() {
 	t := d.t
 	if d.proc != nil {
@@ -371,6 +434,7 @@ func (d *daemon) cleanup() {
 	for _, pid := range left {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
+	d.noCgroups()
 	if t.Failed() {
 		t.Logf("guard's log:\n%s", readAll(filepath.Join(d.dir, "guard.log")))
 		t.Logf("events: %+v", d.seen)
@@ -459,6 +523,7 @@ func (d *daemon) wait(kinds ...EventKind) Event {
 
 func (d *daemon) kill9(pid int) {
 	d.t.Helper()
+	d.guardKilled = d.guardKilled || pid == d.guard
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		d.t.Fatalf("kill %d: %v", pid, err)
 	}

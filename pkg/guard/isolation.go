@@ -17,7 +17,8 @@ const (
 	// own; its first process is the shim, and nothing outlives it. Without
 	// root it needs a user namespace, and is then never chosen by itself.
 	IsolationPidNamespace = "pid-namespace"
-	// IsolationCgroup is cgroup v2 with cgroup.kill; not available yet.
+	// IsolationCgroup gives each run a cgroup (version 2) below the daemon's
+	// own, killed as a whole by cgroup.kill and empty when the kernel says so.
 	IsolationCgroup = "cgroup"
 	// IsolationGroup is a process group under two subreapers.
 	IsolationGroup = "group"
@@ -27,22 +28,28 @@ const (
 // empty string means IsolationAuto.
 func CheckIsolation(s string) error {
 	switch s {
-	case "", IsolationAuto, IsolationPidNamespace, IsolationGroup:
+	case "", IsolationAuto, IsolationPidNamespace, IsolationCgroup, IsolationGroup:
 		return nil
-	case IsolationCgroup:
-		return fmt.Errorf("isolation %q is not available in this version: use auto, pid-namespace or group", s)
 	}
 	return fmt.Errorf("unknown isolation %q: must be auto, pid-namespace, cgroup or group", s)
 }
 
-const groupLost = "the service runs in a process group, not in a PID namespace of its own (%s): " +
-	"if guard and shim are both killed at once, only the service's main process dies with them; processes it detached may live on"
+const (
+	cgroupLost = "the service runs in a cgroup, not in a PID namespace of its own (%s): " +
+		"if daemon, guard and shim are all killed at once, processes that it detached live on until the daemon is started again"
+	groupLost = "the service runs in a process group, not in a PID namespace or cgroup of its own (%s): " +
+		"if guard and shim are both killed at once, only the service's main process dies with them; processes it detached may live on"
+	needsAdmin = "a PID namespace needs root or CAP_SYS_ADMIN; isolation pid-namespace asks for a user namespace instead"
+	needsBoth  = "that needs root or CAP_SYS_ADMIN, or a cgroup that is delegated to this user; isolation pid-namespace asks for a user namespace instead"
+	asAsked    = "as configured"
+)
 
 // isolation is what the guard settled on.
 type isolation struct {
-	kind   string
-	userNS bool
-	lost   []string
+	kind    string
+	userNS  bool
+	cgroups hierarchy // of IsolationCgroup
+	lost    []string
 }
 
 // chooseIsolation settles on an isolation by trying it: rights on paper are
@@ -51,25 +58,57 @@ func chooseIsolation(want string) (isolation, error) {
 	if err := CheckIsolation(want); err != nil {
 		return isolation{}, err
 	}
-	admin := hasCap(unix.CAP_SYS_ADMIN)
 	switch want {
 	case IsolationGroup:
-		return isolation{kind: IsolationGroup, lost: []string{fmt.Sprintf(groupLost, "as configured")}}, nil
+		return groupIsolation(asAsked), nil
+	case IsolationCgroup:
+		iso, err := cgroupIsolation(asAsked)
+		if err != nil {
+			return isolation{}, fmt.Errorf("isolation cgroup is not possible here: %w: use isolation auto, or give the rights (root, or a cgroup of version 2 that is delegated: Delegate=yes in the daemon's unit)", err)
+		}
+		return iso, nil
 	case IsolationPidNamespace:
-		iso := isolation{kind: IsolationPidNamespace, userNS: !admin}
+		iso := isolation{kind: IsolationPidNamespace, userNS: !hasCap(unix.CAP_SYS_ADMIN)}
 		if err := probeNamespace(iso); err != nil {
-			return isolation{}, fmt.Errorf("isolation pid-namespace is not possible here: %w: use isolation group, or give the rights (root, CAP_SYS_ADMIN, or user namespaces)", err)
+			return isolation{}, fmt.Errorf("isolation pid-namespace is not possible here: %w: use isolation auto, or give the rights (root, CAP_SYS_ADMIN, or user namespaces)", err)
 		}
 		return iso, nil
 	}
-	if !admin {
-		return isolation{kind: IsolationGroup, lost: []string{fmt.Sprintf(groupLost, "that needs root or CAP_SYS_ADMIN; isolation pid-namespace asks for a user namespace instead")}}, nil
+	return strongest(), nil
+}
+
+// strongest is IsolationAuto: the first that works.
+func strongest() isolation {
+	why := needsAdmin
+	if hasCap(unix.CAP_SYS_ADMIN) {
+		iso := isolation{kind: IsolationPidNamespace}
+		err := probeNamespace(iso)
+		if err == nil {
+			return iso
+		}
+		why = err.Error()
 	}
-	iso := isolation{kind: IsolationPidNamespace}
-	if err := probeNamespace(iso); err != nil {
-		return isolation{kind: IsolationGroup, lost: []string{fmt.Sprintf(groupLost, err.Error())}}, nil
+	iso, err := cgroupIsolation(why)
+	switch {
+	case err == nil:
+		return iso
+	case why == needsAdmin:
+		return groupIsolation(needsBoth)
 	}
-	return iso, nil
+	return groupIsolation(why + "; " + err.Error())
+}
+
+func groupIsolation(why string) isolation {
+	return isolation{kind: IsolationGroup, lost: []string{fmt.Sprintf(groupLost, why)}}
+}
+
+func cgroupIsolation(why string) (isolation, error) {
+	h, err := findHierarchy()
+	if err != nil {
+		return isolation{}, err
+	}
+	iso := isolation{kind: IsolationCgroup, cgroups: h, lost: []string{fmt.Sprintf(cgroupLost, why)}}
+	return iso, probeCgroup(iso)
 }
 
 // sysProcAttr is how a shim is forked. The forking thread must live as long

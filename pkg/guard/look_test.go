@@ -25,8 +25,18 @@ func TestLook(t *testing.T) {
 	if hasCap(unix.CAP_IPC_LOCK) && a.MemoryLost != "" {
 		t.Errorf("memory can be locked, but: %s", a.MemoryLost)
 	}
-	if _, err := Look(IsolationCgroup); err == nil {
+	if _, err := Look("jail"); err == nil {
 		t.Error("an isolation that is not offered is possible")
+	}
+	switch a, err = Look(IsolationCgroup); {
+	case os.Getuid() != 0: // as the machine has it
+	case err != nil || a.Isolation != IsolationCgroup || !strings.Contains(a.TreeLost, "in a cgroup"):
+		t.Errorf("%+v, %v", a, err)
+	}
+	if h, err := findHierarchy(); err == nil {
+		if left, _ := filepath.Glob(filepath.Join(h.own, "understudy-probe.*")); len(left) > 0 {
+			t.Errorf("probes were left: %v", left)
+		}
 	}
 }
 

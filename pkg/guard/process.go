@@ -96,6 +96,7 @@ type run struct {
 	pidfd    int
 	ctl      *lineConn
 	tree     *os.File
+	cgroup   cgroup // empty but in cgroup isolation
 	reaped   bool
 	reported bool          // Exited or NotExecutable was sent
 	killing  bool          // KILL to everything, round after round
@@ -258,25 +259,32 @@ func (g *guardian) kill(r *run) {
 	if !r.reaped {
 		_ = unix.PidfdSendSignal(r.pidfd, unix.SIGKILL, nil, 0) // gone: reap tells
 	}
+	if r.cgroup != "" {
+		r.cgroup.kill()
+	}
 	if g.iso.kind != IsolationPidNamespace {
 		killDescendants(os.Getpid())
 	}
 }
 
-// reap collects dead children. No child left proves the tree empty.
+// reap collects dead children. No child left proves the tree empty; where there
+// is a cgroup, the kernel must say the same of it.
 func (g *guardian) reap(now lease.Instant) {
 	for {
 		pid, ws, none := reapAny()
 		switch {
 		case none:
-			if g.run != nil && g.run.reaped {
-				g.emptied(g.run)
+			if r := g.run; r != nil && r.reaped {
+				if r.cgroup == "" || r.cgroup.empty() {
+					g.emptied(r)
+				} else {
+					g.killOrphans(r, now)
+				}
 			}
 			return
 		case pid == 0:
-			if r := g.run; r != nil && r.reaped && !r.killing {
-				r.killNow(now) // the shim is gone, its orphans fell to us
-				g.kill(r)
+			if r := g.run; r != nil && r.reaped {
+				g.killOrphans(r, now)
 			}
 			return
 		case pid == g.release:
@@ -293,6 +301,15 @@ func (g *guardian) reap(now lease.Instant) {
 	}
 }
 
+// killOrphans begins to kill what a shim left when it died: it fell to us, or is
+// in its cgroup.
+func (g *guardian) killOrphans(r *run, now lease.Instant) {
+	if !r.killing {
+		r.killNow(now)
+		g.kill(r)
+	}
+}
+
 // emptied ends a run whose tree is proven empty.
 func (g *guardian) emptied(r *run) {
 	g.run = nil
@@ -301,10 +318,20 @@ func (g *guardian) emptied(r *run) {
 	if g.stopped > r.Term { // a stop was asked for a later term meanwhile
 		g.say(Event{Kind: Empty, Term: g.stopped, Final: true})
 	}
-	markEmpty(r.tree)
+	markEmpty(r.tree) // before the proof goes with the cgroup
 	r.tree.Close()
+	g.removeCgroup(r)
 	unix.Close(r.pidfd)
 	unix.Close(r.ctl.fd)
+}
+
+func (g *guardian) removeCgroup(r *run) {
+	if r.cgroup == "" {
+		return
+	}
+	if err := r.cgroup.remove(); err != nil {
+		g.log.printf("%v; it is tried again at the next start", err)
+	}
 }
 
 // afterDaemon runs the release child once the daemon is dead and the tree is
@@ -399,6 +426,11 @@ func (g *guardian) configure(c config) {
 	}
 	g.cfg, g.configured, g.iso = c, true, iso
 	g.stopped = c.MinTerm
+	if h, err := findHierarchy(); err == nil {
+		for _, dir := range clearCgroups(h, c.DataDir) {
+			g.log.printf("cgroup %s of a former run can not be removed", dir)
+		}
+	}
 	debug.FreeOSMemory()
 	if lost := lockMemory(); lost != "" {
 		g.iso.lost = append(g.iso.lost, lost)
@@ -478,12 +510,14 @@ func (g *guardian) start(q Run) (refused string) {
 	r := &run{Run: q, tree: tree}
 	if err := g.fork(r); err != nil {
 		tree.Close()
+		g.removeCgroup(r)
 		return err.Error()
 	}
 	g.run = r
 	err = commitTree(tree, g.cfg.DataDir, Tree{
 		Term: q.Term, Run: q.ID, Isolation: g.iso.kind, BootID: bootID(),
 		Shim: r.shim, ShimStart: startTime(r.shim), PidNS: pidNamespace(strconv.Itoa(r.shim)),
+		Cgroup: string(r.cgroup), CgroupMount: g.iso.cgroups.mount, CgroupRoot: g.iso.cgroups.root,
 	})
 	why := g.mayStart(q, clock.Now()) // the disk may have taken its time
 	if err != nil {
@@ -511,9 +545,18 @@ func (g *guardian) fork(r *run) error {
 	}
 	attr := g.iso.sysProcAttr()
 	attr.PidFD = &r.pidfd
+	kill := 0 // /dev/null
+	if g.iso.kind == IsolationCgroup {
+		if kill, err = g.placeInCgroup(r, attr); err != nil {
+			unix.Close(sp[0])
+			return fmt.Errorf("shim: %w", err)
+		}
+		defer unix.Close(kill)
+		defer unix.Close(attr.CgroupFD)
+	}
 	r.shim, err = syscall.ForkExec(selfExe, []string{os.Args[0], ShimCommand, g.iso.kind}, &syscall.ProcAttr{
 		Env:   r.Env, // not the guard's: the service can read that of its own pid 1
-		Files: []uintptr{0, 2, 2, uintptr(sp[1]), guardStdout, guardStderr, r.tree.Fd(), guardLock},
+		Files: []uintptr{0, 2, 2, uintptr(sp[1]), guardStdout, guardStderr, r.tree.Fd(), guardLock, uintptr(kill)},
 		Sys:   attr,
 	})
 	if err == nil && r.pidfd < 0 {
@@ -526,6 +569,23 @@ func (g *guardian) fork(r *run) error {
 		return fmt.Errorf("shim: %w", err)
 	}
 	return nil
+}
+
+// placeInCgroup makes the run's cgroup and has the shim born in it. kill is
+// what the shim can kill its tree with. The caller closes both descriptors.
+func (g *guardian) placeInCgroup(r *run, attr *syscall.SysProcAttr) (kill int, err error) {
+	if r.cgroup, err = g.iso.cgroups.newCgroup(cgroupPrefix(g.cfg.DataDir), r.Term, r.ID); err != nil {
+		return 0, err
+	}
+	if kill, err = r.cgroup.openKill(); err != nil {
+		return 0, err
+	}
+	if attr.CgroupFD, err = r.cgroup.open(); err != nil {
+		unix.Close(kill)
+		return 0, err
+	}
+	attr.UseCgroupFD = true
+	return kill, nil
 }
 
 // readShim passes the shim's reports on.

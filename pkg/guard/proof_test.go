@@ -43,7 +43,7 @@ func TestProof(t *testing.T) {
 		{name: "an earlier term's tree", tree: &Tree{Term: 8}, ok: true},
 		{name: "a later term's tree", tree: &Tree{Term: 10, Empty: true}, why: "term 10"},
 		{name: "tree was proven empty", tree: &Tree{Term: 9, Isolation: IsolationGroup, Empty: true}, ok: true},
-		{name: "group, not seen empty", tree: &Tree{Term: 9, Isolation: IsolationGroup, BootID: bootID(), Shim: dead.Pid, ShimStart: dead.Start}, why: "without a PID namespace"},
+		{name: "group, not seen empty", tree: &Tree{Term: 9, Isolation: IsolationGroup, BootID: bootID(), Shim: dead.Pid, ShimStart: dead.Start}, why: "without a PID namespace or cgroup"},
 		{name: "namespace gone", tree: &Tree{Term: 9, Isolation: IsolationPidNamespace, BootID: bootID(), Shim: dead.Pid, ShimStart: dead.Start, PidNS: 12345}, ok: true},
 		{name: "namespace in use", tree: &Tree{Term: 9, Isolation: IsolationPidNamespace, BootID: bootID(), Shim: dead.Pid, ShimStart: dead.Start, PidNS: myNS}, why: "lives in the service's PID namespace"},
 		{name: "namespace not recorded", tree: &Tree{Term: 9, Isolation: IsolationPidNamespace, BootID: bootID(), Shim: dead.Pid, ShimStart: dead.Start}, why: "PID namespace"},

@@ -26,8 +26,9 @@ const (
 )
 
 const (
-	selfExe   = "/proc/self/exe"
-	shimProbe = "probe"
+	selfExe         = "/proc/self/exe"
+	shimProbe       = "probe"
+	shimProbeCgroup = "probe-cgroup"
 )
 
 // Descriptors the guard gives to a shim.
@@ -37,6 +38,7 @@ const (
 	shimStderr
 	shimTree
 	shimLock // or /dev/null; only held
+	shimKill // cgroup.kill of the run, or /dev/null
 	shimFds
 )
 
@@ -54,6 +56,9 @@ func ShimMain() int {
 	kind := ""
 	if len(os.Args) > 2 {
 		kind = os.Args[2]
+	}
+	if kind == shimProbeCgroup {
+		return 0 // to have been born there is all
 	}
 	if kind == shimProbe || kind == IsolationPidNamespace {
 		if err := enterNamespace(); err != nil {
@@ -125,6 +130,7 @@ func (s *shim) run() int {
 				if s.namespace {
 					return 1 // the kernel kills everything inside
 				}
+				_, _ = unix.Write(shimKill, []byte("1")) // in a cgroup this is the end, ours included
 				s.killing = true
 				break
 			}

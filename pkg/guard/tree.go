@@ -29,6 +29,10 @@ type Tree struct {
 	Shim      int        `json:"shim"`      // pid, as the guard sees it
 	ShimStart uint64     `json:"shimStart"` // clock ticks since boot
 	PidNS     uint64     `json:"pidNs"`     // inode of the shim's PID namespace
+	// The run's cgroup, the mount point it is seen below, and the inode there.
+	Cgroup      string `json:"cgroup,omitempty"`
+	CgroupMount string `json:"cgroupMount,omitempty"`
+	CgroupRoot  uint64 `json:"cgroupRoot,omitempty"`
 	// Empty is turned in place once the tree was proven empty by the guard,
 	// or by the shim after the guard's death. It stays the last field.
 	Empty bool `json:"empty"`
@@ -77,6 +81,14 @@ func markEmpty(f *os.File) {
 	_, _ = f.WriteAt([]byte(emptyTail), at) // unmarked merely means unproven
 }
 
+// markRecord is markEmpty for a process that did not inherit the record.
+func markRecord(dir string) {
+	if f, err := os.OpenFile(filepath.Join(dir, treeFile), os.O_RDWR, 0); err == nil {
+		markEmpty(f)
+		f.Close()
+	}
+}
+
 // LoadTree reads the tree record of a data directory; ok is false when there
 // is none.
 func LoadTree(dir string) (t Tree, ok bool, err error) {
@@ -104,10 +116,24 @@ func (t Tree) Gone() (gone bool, why string) {
 		return false, "the service's tree was recorded before a reboot"
 	case alive(t.Shim, t.ShimStart):
 		return false, fmt.Sprintf("the service's first process, pid %d, is alive", t.Shim)
+	case t.Isolation == IsolationCgroup:
+		return t.cgroupGone()
 	case t.Isolation != IsolationPidNamespace:
-		return false, "the service ran without a PID namespace of its own and nobody saw its last process end"
+		return false, "the service ran without a PID namespace or cgroup of its own and nobody saw its last process end"
 	case t.PidNS == 0 || namespaceInUse(t.PidNS):
 		return false, "a process lives in the service's PID namespace"
+	}
+	return true, ""
+}
+
+// cgroupGone reports whether the recorded cgroup is empty. Whoever does not see
+// the hierarchy that the guard saw can not tell.
+func (t Tree) cgroupGone() (gone bool, why string) {
+	switch {
+	case t.Cgroup == "" || t.CgroupRoot == 0 || cgroupInode(t.CgroupMount) != t.CgroupRoot:
+		return false, fmt.Sprintf("the service ran in the cgroup %s, which is not to be seen from here", t.Cgroup)
+	case !cgroup(t.Cgroup).empty():
+		return false, fmt.Sprintf("a process lives in the service's cgroup %s", t.Cgroup)
 	}
 	return true, ""
 }
@@ -126,9 +152,14 @@ func Adopt() error {
 // Sweep is Gone for a process that called Adopt before it started the guard
 // and has no children now: what the dead guard and the dead shim left fell to
 // it. It kills what it finds; call it again until it answers true. Then no
-// child is left, which proves the tree empty in group isolation too.
+// child is left, which proves the tree empty in group isolation too. In cgroup
+// isolation the kernel's word for the cgroup is enough.
 func (t Tree) Sweep(dir string) (gone bool, why string) {
 	gone, why = t.Gone()
+	if !gone && t.Isolation == IsolationCgroup && t.BootID == bootID() && cgroupInode(t.CgroupMount) == t.CgroupRoot {
+		cgroup(t.Cgroup).kill()
+		return t.Gone()
+	}
 	if gone || t.BootID == "" || t.BootID != bootID() || alive(t.Shim, t.ShimStart) {
 		return gone, why
 	}
@@ -152,10 +183,7 @@ func (t Tree) Sweep(dir string) (gone bool, why string) {
 	if err := unix.Waitid(unix.P_ALL, 0, &si, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT|unix.WALL, nil); !errors.Is(err, unix.ECHILD) {
 		return false, why
 	}
-	if f, err := os.OpenFile(filepath.Join(dir, treeFile), os.O_RDWR, 0); err == nil {
-		markEmpty(f)
-		f.Close()
-	}
+	markRecord(dir)
 	return true, ""
 }
 
