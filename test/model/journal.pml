@@ -74,9 +74,9 @@ byte j, k, x; /* used within a step, 0 between steps */
 #elif defined(REACH_ALL)      /* four commits, each on top of the one before */
 #define REACHED assert(!(nd[i].a[s].head == 4 && seg[4].pred == 3 && seg[3].pred == 2 && seg[2].pred == 1))
 #elif defined(REACH_DELETE)   /* something was deleted, and appended after */
-#define REACHED assert(!(seg[1].at == deleted && seg[head].pred != ROOT && seg[seg[head].pred].snapshot))
-#elif defined(REACH_PAUSED)   /* a deposed master collects */
-#define REACHED assert(!(nd[1-i].collect == 2 && holder == i && nd[i].a[s].kind == renewal))
+#define REACHED assert(!(seg[1].at == deleted && nd[i].a[s].head != head))
+#elif defined(REACH_PAUSED)   /* a deposed master has a deletion in its hand, while its successor commits */
+#define REACHED assert(!(nd[1-i].collect == 2 && has(nd[1-i].list, 1) && seg[1].at == stored && holder == i && nd[i].a[s].head != head))
 #else
 #define REACHED skip
 #endif

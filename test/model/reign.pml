@@ -124,16 +124,18 @@ bool calm;
 #define REACHED assert(!(truth(1) && bySwitch))
 #elif defined(REACH_AGAIN)   /* a master releases and claims again */
 #define REACHED assert(!(truth(0) && d[0].term == 2 && again))
-#elif defined(REACH_THAW)    /* the guard stops the tree of a frozen daemon, which wakes before the successor starts */
-#define REACHED assert(!(d[0].reign && d[0].started && !d[0].over && !d[0].frozen && d[0].g[0].stop && d[0].age >= D && faults > 0 && d[0].age < E))
+#elif defined(REACH_THAW)    /* the guard stops the service of a frozen daemon, which wakes before the successor starts and would go on */
+#define REACHED assert(!woke)
 #else
 #define REACHED skip
 #endif
 #ifdef REACH
-bit byProof, byChild, bySwitch, again;
+bit byProof, byChild, bySwitch, again, woke;
 #define NOTE(x) x = 1
+#define NOTEIF(x, cond) x = (x || (cond))
 #else
 #define NOTE(x) skip
+#define NOTEIF(x, cond) skip
 #endif
 
 /* The nodes are alike: of two states that differ only in their names, one is enough. */
@@ -503,8 +505,8 @@ proctype guard(byte i; byte x)
 		:: else -> land(i, d[i].kind, NOBODY) \
 		fi; DONE } \
 	:: d_step { d[i].fly && !calm -> printf("store: a %e of node %d is lost\n", d[i].kind, i); d[i].fly = 0; forgetAttempt(i); DONE } \
-	:: d_step { d[i].g[0].child && room -> NOTE(byChild); land(i, release, NOBODY); DONE } \
-	:: d_step { d[i].g[1].child && room -> NOTE(byChild); land(i, release, NOBODY); DONE } \
+	:: d_step { d[i].g[0].child && room -> NOTEIF(byChild, i == 0); land(i, release, NOBODY); DONE } \
+	:: d_step { d[i].g[1].child && room -> NOTEIF(byChild, i == 0); land(i, release, NOBODY); DONE } \
 	:: d_step { d[i].g[0].child && !calm -> d[i].g[0].child = 0; printf("store: a release by the guard of node %d is lost\n", i) } \
 	:: d_step { d[i].g[1].child && !calm -> d[i].g[1].child = 0; printf("store: a release by the guard of node %d is lost\n", i) }
 
@@ -573,7 +575,8 @@ inline restart(i) {
 
 #define FATE(i) \
 	:: d_step { more && d[i].up && !d[i].frozen && d[i].reign && !d[i].gone && mayFreeze(i) -> FAULT; d[i].frozen = 1; printf("node %d: the daemon freezes\n", i); DONE } \
-	:: d_step { d[i].frozen -> d[i].frozen = 0; printf("node %d: the daemon thaws\n", i); hear(i); DONE } \
+	:: d_step { d[i].frozen -> NOTEIF(woke, i == 0 && d[i].ready && !d[i].over && G(i).stop && !G(i).tree && d[i].age < E); \
+		d[i].frozen = 0; printf("node %d: the daemon thaws\n", i); hear(i); DONE } \
 	:: d_step { more && d[i].up && (d[i].reign || d[i].open) && mayDie(i) -> FAULT; \
 		printf("node %d: the daemon is killed\n", i); \
 		d[i].up = 0; d[i].frozen = 0; finish(i); d[i].seen = 0; d[i].watch = 0; \
