@@ -35,8 +35,8 @@ type Guest struct {
 
 	mu        sync.Mutex // over what is of the latest boot
 	cmd       *exec.Cmd
-	pid       int           // of the machine itself, which is cmd's child
 	done      chan struct{} // closed when it was reaped
+	machine   *os.File      // a pidfd of the machine itself, which is cmd's child; nil until it is up
 	rpc       *rpc.Client
 	clock     offset
 	collected chan error // the end of collect
@@ -47,8 +47,7 @@ func newGuest(l *Lab, name, address string) *Guest {
 	g.http = &http.Client{
 		Timeout: time.Second,
 		Transport: &http.Transport{
-			TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // self-signed, in a namespace of our own
-			DisableKeepAlives: true,
+			TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // self-signed, in a namespace of our own
 			DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 				return l.net.dial(ctx, network, address)
 			},
@@ -107,7 +106,7 @@ func (g *Guest) start() error {
 	}()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.cmd, g.done, g.pid = cmd, done, 0
+	g.cmd, g.done = cmd, done
 	return nil
 }
 
@@ -150,25 +149,30 @@ func (g *Guest) connect(within time.Duration) error {
 	g.collected = collected
 	g.mu.Unlock()
 	go func() { collected <- collect(client, shift, g.lab.records()) }()
-	return g.learnPid()
+	return g.find()
 }
 
-// learnPid finds the machine among unshare's children, of which it is the only
+// find finds the machine among unshare's children, of which it is the only
 // one.
-func (g *Guest) learnPid() error {
+func (g *Guest) find() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	parent := g.cmd.Process.Pid
+	parent, pid := g.cmd.Process.Pid, 0
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", parent, parent))
 	if err != nil {
 		return err
 	}
-	if n, err := fmt.Sscan(string(b), &g.pid); n != 1 {
+	if n, err := fmt.Sscan(string(b), &pid); n != 1 {
 		return fmt.Errorf("the process of %s: %w", g.Name, err)
 	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return fmt.Errorf("the process of %s: %w", g.Name, err)
+	}
+	g.machine = os.NewFile(uintptr(fd), "pidfd") //nolint:gosec // not negative
 	// Where the kernel shares out time among sessions first, of which the
 	// machine has made one of its own, it is that one's niceness that counts.
-	err = os.WriteFile(fmt.Sprintf("/proc/%d/autogroup", g.pid), []byte(niceness), 0)
+	err = os.WriteFile(fmt.Sprintf("/proc/%d/autogroup", pid), []byte(niceness), 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -205,12 +209,18 @@ func (g *Guest) Boot(tb testing.TB) {
 // would. The instant is from before.
 func (g *Guest) Kill() intervals.Instant {
 	g.mu.Lock()
-	cmd, done, client, collected := g.cmd, g.done, g.rpc, g.collected
-	g.rpc, g.collected = nil, nil
+	cmd, done, machine, client, collected := g.cmd, g.done, g.machine, g.rpc, g.collected
+	g.machine, g.rpc, g.collected = nil, nil, nil
 	g.mu.Unlock()
+	defer g.http.CloseIdleConnections()
 	at := intervals.Now()
-	_ = cmd.Process.Kill() // its child gets the same from the kernel
+	_ = cmd.Process.Kill() // its child, the machine, gets the same from the kernel
 	<-done
+	if machine != nil {
+		if err := gone(machine, endLimit); err != nil {
+			g.lab.tb.Errorf("%s survives SIGKILL: %v", g.Name, err)
+		}
+	}
 	if client != nil {
 		_ = client.Close()
 	}
@@ -222,20 +232,36 @@ func (g *Guest) Kill() intervals.Instant {
 	return at
 }
 
+// gone waits for the end of the process of a pidfd, and closes that.
+func gone(pidfd *os.File, within time.Duration) error {
+	defer pidfd.Close()
+	fds := []unix.PollFd{{Fd: int32(pidfd.Fd()), Events: unix.POLLIN}} //nolint:gosec // a small number
+	for end := time.Now().Add(within); ; {
+		n, err := unix.Poll(fds, int(time.Until(end).Milliseconds()))
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return err
+		case n == 0:
+			return fmt.Errorf("it lives after %v", within)
+		default:
+			return nil
+		}
+	}
+}
+
 // Freeze stops the machine, its clock running on; the returned function
 // continues it.
 func (g *Guest) Freeze(tb testing.TB) (thaw func()) {
 	tb.Helper()
-	g.mu.Lock()
-	pid, done := g.pid, g.done
-	g.mu.Unlock()
 	send := func(sig unix.Signal) {
-		select {
-		case <-done: // the pid may be somebody else's by now
-		default:
-			if err := unix.Kill(pid, sig); err != nil {
-				tb.Errorf("%v to %s: %v", sig, g.Name, err)
-			}
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if g.machine == nil {
+			return // it was killed meanwhile
+		}
+		if err := unix.PidfdSendSignal(int(g.machine.Fd()), sig, nil, 0); err != nil {
+			tb.Errorf("%v to %s: %v", sig, g.Name, err)
 		}
 	}
 	send(unix.SIGSTOP)

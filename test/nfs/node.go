@@ -10,6 +10,7 @@ import (
 
 	"github.com/understudy-ha/understudy/api/v1"
 	"github.com/understudy-ha/understudy/test/e2e/harness"
+	"github.com/understudy-ha/understudy/test/e2e/intervals"
 	"github.com/understudy-ha/understudy/test/nfs/wire"
 )
 
@@ -100,6 +101,20 @@ func (n *Node) end(tb testing.TB) {
 func (n *Node) IsMaster() bool {
 	code, _, err := n.Get("/master", "", nil)
 	return err == nil && code == 200
+}
+
+// WaitLeader waits until the node answers 200 on /leader: it holds the term,
+// and starts the service. The instant is from after the answer.
+func (n *Node) WaitLeader(tb testing.TB) intervals.Instant {
+	tb.Helper()
+	if !harness.Poll(settle, func() bool {
+		code, _, err := n.Get("/leader", "", nil)
+		return err == nil && code == 200
+	}) {
+		n.lab.tell(tb)
+		tb.Fatalf("%s does not lead after %v", n.Name, settle)
+	}
+	return intervals.Now()
 }
 
 // WaitMaster waits until the node answers 200 on /master.
