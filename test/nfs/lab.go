@@ -129,8 +129,13 @@ func (l *Lab) up() error {
 			return err
 		}
 	}
+	return l.serve(false)
+}
+
+// serve has the server export its disk, again or for the first time.
+func (l *Lab) serve(again bool) error {
 	return l.Server.call("Guest.Serve", wire.Exports{
-		Device: "/dev/ubda", Path: exportPath, To: network, Lease: 10 * time.Second,
+		Device: "/dev/ubda", Path: exportPath, To: network, Lease: 10 * time.Second, Again: again,
 	}, &wire.Nothing{}, bootLimit)
 }
 

@@ -68,6 +68,7 @@ func TestNFS(t *testing.T) {
 		{"clean stop", testCleanStop, nil},
 		{"server unplugged", testUnplugged, nil},
 		{"server frozen", testFrozen, nil},
+		{"server dies", testServerDies, nil},
 		{"unmounted", testUnmounted, nil},
 		{"mounted over", testMountedOver, nil},
 		{"host dies", testHostDies, []string{"4.2"}},
@@ -268,19 +269,33 @@ func (l *Lab) latest(tb testing.TB) intervals.Tree {
 
 func testUnplugged(t *testing.T, l *Lab, version string) {
 	t.Helper()
-	testOutage(t, l, version, func() (end func()) { return l.Unplug(t) })
+	testOutage(t, l, version, time.Minute, func() (end func()) { return l.Unplug(t) })
 }
 
 func testFrozen(t *testing.T, l *Lab, version string) {
 	t.Helper()
-	testOutage(t, l, version, func() (end func()) { return l.Server.Freeze(t) })
+	testOutage(t, l, version, time.Minute, func() (end func()) { return l.Server.Freeze(t) })
 }
 
-// testOutage takes the server away for a minute. Nothing but time may be
-// needed for everything to be as before.
-func testOutage(t *testing.T, l *Lab, version string, begin func() (end func())) {
+// testServerDies kills the server and boots it again with its disk. What it has
+// promised is still there, and for 10 s it takes nothing new.
+func testServerDies(t *testing.T, l *Lab, version string) {
 	t.Helper()
-	const outage = time.Minute
+	testOutage(t, l, version, 15*time.Second, func() (end func()) {
+		l.Server.Kill()
+		return func() {
+			l.Server.Boot(t)
+			if err := l.serve(true); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// testOutage takes the server away for some time. Nothing but time may be
+// needed for everything to be as before.
+func testOutage(t *testing.T, l *Lab, version string, outage time.Duration, begin func() (end func())) {
+	t.Helper()
 	l.Mount(t, version, "")
 	nodes := l.NewPlane(t)
 	old := l.latest(t)

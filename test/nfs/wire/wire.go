@@ -71,4 +71,5 @@ type Exports struct {
 	Device, Path string
 	To           string // network
 	Lease        time.Duration
+	Again        bool // Device holds what a former life of this server has exported
 }
