@@ -1,7 +1,8 @@
 // Package faultfs is a file system that fails on command: a FUSE mount that
-// shows a backing directory, with errors, delays and hangs injected per
-// operation and path. Two mounts on one backing directory are two nodes that
-// see the same store and different faults.
+// shows a backing directory, with errors, delays, hangs, requests that land
+// late, stale listings and renames that two can win, injected per operation and
+// path. Two mounts on one backing directory are two nodes that see the same
+// store and different faults.
 //
 // The server lives in the test's process; the daemons under test are other
 // processes (or goroutines, see Rule.Deaf). It needs root and /dev/fuse.

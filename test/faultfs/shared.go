@@ -8,8 +8,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
 // A rename that is not exclusive (Rule.Shared) is played by remembering, for a
@@ -94,29 +92,4 @@ func (f *FS) remember(from, to string, d time.Duration) {
 	}
 	delete(whereabouts.m, filepath.Join(f.backing, to)) // it is there again
 	whereabouts.m[filepath.Join(f.backing, from)] = movement{to: path.Base(to), until: now.Add(d)}
-}
-
-// stale returns what a listing of the directory has to show under a rule that
-// makes it stale, or nil if there is none. list reads the directory.
-func (f *FS) stale(rel string, list func() ([]fuse.DirEntry, syscall.Errno)) ([]fuse.DirEntry, syscall.Errno) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, x := range f.faults {
-		if !x.rule.Stale || !strings.Contains(rel, x.rule.Path) {
-			continue
-		}
-		if old, ok := x.stale[rel]; ok {
-			return slices.Clone(old), 0
-		}
-		entries, e := list()
-		if e != 0 {
-			return nil, e
-		}
-		if x.stale == nil {
-			x.stale = map[string][]fuse.DirEntry{}
-		}
-		x.stale[rel] = entries
-		return slices.Clone(entries), 0
-	}
-	return nil, 0
 }
