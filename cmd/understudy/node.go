@@ -240,6 +240,9 @@ func (d *daemon) openStore(ctx context.Context) error {
 			return exitf(exitUsage, "persistenceDir: %w", err)
 		}
 	}
+	for _, w := range d.store.Limits().Warnings { // REST shows them too, see ha.New
+		warn(w)
+	}
 	if l := d.store.Limits(); l.Local && d.cfg.PersistMode != config.PersistDisabled {
 		if d.cfg.Store.AllowLocal {
 			// The operator said so: shown, but not warned of at every start.

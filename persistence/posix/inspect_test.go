@@ -1,6 +1,8 @@
 package posix
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -143,6 +145,36 @@ short line
 	root, _ := findMount(ms[:2], "/mnt/nfs/inner/plane", 0)
 	if e := unmounted(fstab, "/mnt/nfs/inner/plane", root); e == nil || e.point != "/mnt/nfs/inner" {
 		t.Errorf("with nothing mounted: %+v, want the innermost", e)
+	}
+}
+
+// TestVacantMountPoint: no plane is made where another file system belongs.
+func TestVacantMountPoint(t *testing.T) {
+	dir := t.TempDir()
+	fstabFile = filepath.Join(t.TempDir(), "fstab")
+	t.Cleanup(func() { fstabFile = "/etc/fstab" })
+	if err := os.WriteFile(fstabFile, []byte("nas:/export "+dir+" nfs vers=4.2,_netdev 0 0\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(filepath.Join(dir, "plane"), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "plane"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if ok, err := s.Empty(t.Context()); ok || !errors.Is(err, persistence.Unknown) || !strings.Contains(fmt.Sprint(err), "wants nas:/export at "+dir) {
+		t.Errorf("empty %t, %v; want an error that names what is not mounted", ok, err)
+	}
+	if w := s.Limits().Warnings; len(w) != 1 || !strings.Contains(w[0], "not mounted") {
+		t.Errorf("warnings %q", w)
+	}
+	graded(t, find(t, s.Inspect(t.Context()), aboutShared), persistence.GradeFail, "not mounted", "mount "+dir)
+	if err := os.WriteFile(fstabFile, []byte("# nothing\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if ok, err := s.Empty(t.Context()); !ok || err != nil {
+		t.Errorf("empty %t, %v once nothing is missing", ok, err)
 	}
 }
 

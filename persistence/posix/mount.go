@@ -100,6 +100,20 @@ func (m mount) refusal(dir string) error {
 		persistence.Unsupported, dir, m, why)
 }
 
+// vacancy explains that dir is the mount point of something that is not mounted,
+// or is nil. Its emptiness says nothing about the place that is meant.
+func (m mount) vacancy(dir string) error {
+	switch {
+	case m.fstype == "autofs": // it may be about to
+		return fmt.Errorf("%w: %s is not mounted: the automounter has mounted nothing at %s; look at its map and its log",
+			persistence.Unknown, dir, m.point)
+	case m.missing != nil:
+		return fmt.Errorf("%w: %s is not mounted: /etc/fstab wants %s at %s; mount it, or take the line out if it is not meant any more",
+			persistence.Unknown, dir, m.missing.source, m.missing.point)
+	}
+	return nil
+}
+
 // warnings lists what an operator should change or know, each with its remedy.
 func (m mount) warnings() []string {
 	var w []string
@@ -324,9 +338,12 @@ type fstabEntry struct {
 	source, point, fstype string
 }
 
+// fstabFile is another one in tests.
+var fstabFile = "/etc/fstab"
+
 // readFstab reads /etc/fstab; a machine without one mounts in other ways.
 func readFstab() []fstabEntry {
-	f, err := os.Open("/etc/fstab")
+	f, err := os.Open(fstabFile)
 	if err != nil {
 		return nil
 	}

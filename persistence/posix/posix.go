@@ -140,8 +140,8 @@ func (s *Store) check() error {
 	if err := m.refusal(s.dir); err != nil {
 		return err
 	}
-	if m.fstype == "autofs" { // it may be about to
-		return fmt.Errorf("%w: the automounter has mounted nothing at %s; look at its map and its log", persistence.Unknown, m.point)
+	if m.fstype == "autofs" {
+		return m.vacancy(s.dir)
 	}
 	if err := s.ensureRoot(); err != nil {
 		return err
@@ -204,7 +204,11 @@ func (s *Store) Empty(ctx context.Context) (bool, error) {
 		}
 		// What was mounted at start need not be what is mounted now, and a
 		// birth (R0) asks Limits after this.
-		if _, err := s.look(); err != nil {
+		m, err := s.look()
+		if err == nil {
+			err = m.vacancy(s.dir)
+		}
+		if err != nil {
 			return false, err
 		}
 		return !slices.ContainsFunc(entries, func(e os.DirEntry) bool {

@@ -2,6 +2,7 @@ package election
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/understudy-ha/understudy/pkg/lease"
@@ -193,6 +194,9 @@ func (m *Machine) absent() {
 	}
 }
 
+// noPlace begins what is said of a location that can not be told to be empty.
+const noPlace = "the location holds no register and no plane can be made there: "
+
 func (m *Machine) listed(ev Listed) {
 	b := &m.birth
 	if !b.listing {
@@ -202,6 +206,10 @@ func (m *Machine) listed(ev Listed) {
 	switch {
 	case !ev.OK:
 		*b = birth{}
+		// Said once: how long a store has been silent changes with each answer.
+		if ev.Detail != "" && !strings.HasPrefix(m.trouble.detail, noPlace) {
+			m.setTrouble(NotePlane, ReasonNoRegister, noPlace+ev.Detail)
+		}
 	case !ev.Empty:
 		*b = birth{denied: true, emptyAt: m.now}
 		m.setTrouble(NotePlane, ReasonNoRegister, "the location holds no register but is not empty ("+ev.Detail+"), so no plane is made there; name an empty directory, or move away what is in it")

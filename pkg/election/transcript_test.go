@@ -83,11 +83,12 @@ type stage struct {
 	due []arrival // completions on their way, in order
 	out strings.Builder
 
-	register *lease.Value
-	unread   bool // what is there can not be read
-	empty    bool // the whole location lists empty
-	others   int  // writeIds drawn for others
-	ids      int  // and by the node
+	register  *lease.Value
+	unread    bool // what is there can not be read
+	empty     bool // the whole location lists empty
+	unmounted bool // it is a mount point without its file system, which the store says
+	others    int  // writeIds drawn for others
+	ids       int  // and by the node
 
 	reads, writes, disk, guard, service string
 	jitter                              float64
@@ -249,6 +250,8 @@ func (s *stage) command(t *testing.T, d *datadriven.TestData) {
 				s.writes = v
 			case d.Cmd == "store" && a.Key == "not-empty":
 				s.empty = false
+			case d.Cmd == "store" && a.Key == "mounted":
+				s.unmounted = v == "no"
 			case d.Cmd == "disk":
 				s.disk = v
 			case d.Cmd == "guard":
@@ -465,6 +468,10 @@ func (s *stage) perform(a Action) {
 	case ListWhole:
 		s.say("asks whether the whole location is empty")
 		empty := s.empty
+		if s.unmounted {
+			s.after(hop, func() Event { return Listed{Detail: "/mnt/plane is not mounted"} })
+			break
+		}
 		s.after(hop, func() Event { return Listed{OK: true, Empty: empty, Detail: "lost+found"} })
 	case Create:
 		s.say("makes the register: %s", sentence(a.Value))
