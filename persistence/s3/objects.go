@@ -229,8 +229,8 @@ func (s *Store) List(ctx context.Context, prefix, after string) (persistence.Pag
 	if err := s.ready(ctx, "list"); err != nil {
 		return page, err
 	}
-	if hidden(prefix) || strings.Contains(prefix, "/.") {
-		return page, nil // no key of ours
+	if hidden(prefix) || strings.HasPrefix(prefix, "/") || strings.Contains(prefix, "/.") || strings.Contains(prefix, "//") {
+		return page, nil // no key of ours, and some servers refuse to look for one
 	}
 	if s.express {
 		return s.listExpress(ctx, prefix, after)
