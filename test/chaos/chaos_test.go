@@ -30,8 +30,10 @@ const (
 	keys    = 12
 
 	defaultFor = time.Minute
-	// fullFrom is the length of a run from which on the full counts are asked
-	// for; a shorter one has to have every kind of its round once.
+	// allFrom is the length of a run from which on a round has every kind, and
+	// fullFrom that from which on the full counts are asked for; a shorter one
+	// has to have every kind of its round once.
+	allFrom  = 5 * time.Minute
 	fullFrom = 10 * time.Minute
 
 	// settle is how long a plane may take until somebody serves, beyond a lease
@@ -67,8 +69,8 @@ func TestChaos(t *testing.T) {
 		must(t, err)
 		seed = n
 	}
-	isShort, want := length < fullFrom, full
-	if isShort {
+	want := full
+	if length < fullFrom {
 		want = short
 	}
 	var on shared = &directory{}
@@ -82,7 +84,7 @@ func TestChaos(t *testing.T) {
 	}
 	timing, err := election.Derive(election.TimingRequest{Preset: "fast", PollDivisor: on.pollDivisor()})
 	must(t, err)
-	plan := NewPlan(seed, on.kinds(), isShort)
+	plan := NewPlan(seed, on.kinds(), length < allFrom)
 	sum := &Summary{Store: store, Seed: seed, Length: length, Want: want, Kinds: plan.Kinds(), Timing: timing, Fired: map[Kind]int{}, OnMaster: map[Kind]int{}, Struck: map[Kind]int{}}
 	t.Logf("reproduce the schedule with: %s", sum.Command())
 

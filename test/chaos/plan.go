@@ -147,8 +147,10 @@ func (p *Plan) Next() Step {
 	case KillDaemon, KillGuard, Terminate, ClockStep:
 		s.Hold, s.Standby = short, standby
 	case KillBoth, StoreSlow, StoreFails, StoreHangs, StoreLoses, StoreReads, StoreWrites,
-		NetSlow, NetUnavailable, NetSilent, NetRefuses, NetLoses, NetRandom, NetTwice, NetMasked, NetCut, NetReads, NetWrites:
+		NetSlow, NetUnavailable, NetSilent, NetRefuses, NetLoses, NetRandom, NetTwice, NetMasked, NetCut, NetReads:
 		s.Hold, s.Standby = long, standby
+	case NetWrites:
+		s.Hold, s.Standby = long, max(standby, 1) // a master at rest reads nothing
 	case KillTree:
 		// Always the master, and away until its lease has run out: the one way
 		// to be sure of a take-over by time alone. ClockStep comes back early.

@@ -134,6 +134,9 @@ func TestCrowd(t *testing.T) {
 			of[n] = bill{len(rest), len(failover)}
 		})
 	}
+	if len(of) < 2 {
+		return // one of them was asked for
+	}
 	if a, b := of[10].rest, of[50].rest; b > 5*a {
 		t.Errorf("at rest 50 standbys cost %d requests, 10 cost %d", b, a)
 	}
