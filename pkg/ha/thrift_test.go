@@ -2,6 +2,7 @@ package ha_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"testing/synctest"
@@ -222,4 +223,42 @@ func TestRequestIsServedAtOnce(t *testing.T) {
 		}
 		p.check()
 	})
+}
+
+// TestCloneWhereLooksAreFew: a node looks for a clone of itself seldom once it
+// has found none; the clone finds it all the same, and gives way (R14). Of two
+// that begin together one ends.
+func TestCloneWhereLooksAreFew(t *testing.T) {
+	for _, later := range []time.Duration{0, 2 * time.Minute} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPlane(t)
+			p.charge = true
+			p.born()
+			m := p.start(nil)
+			p.within(time.Second, "master", func() bool { return m.State() == lease.StateMaster })
+			a := p.start(nil)
+			time.Sleep(later)
+			b := p.start(func(o *ha.Options) { o.Node = a.id })
+			ended := func(m *member) bool {
+				select {
+				case <-m.ended:
+					return true
+				default:
+					return false
+				}
+			}
+			p.within(30*time.Second, fmt.Sprint("a clone ends ", later), func() bool { return ended(a) || ended(b) })
+			time.Sleep(time.Minute)
+			var exit *ha.ExitError
+			switch {
+			case ended(a) && ended(b):
+				t.Errorf("%v later: both ended: %v; %v", later, a.err, b.err)
+			case later > 0 && !ended(b):
+				t.Errorf("the elder ended: %v", a.err)
+			case ended(b) && (!errors.As(b.err, &exit) || exit.Code != 3), ended(a) && (!errors.As(a.err, &exit) || exit.Code != 3):
+				t.Errorf("%v later: %v; %v", later, a.err, b.err)
+			}
+			p.check()
+		})
+	}
 }
