@@ -81,14 +81,33 @@ func cgroupPrefix(dataDir string) string {
 	return "understudy-" + hex.EncodeToString(sum[:6]) + "."
 }
 
-// newCgroup makes the cgroup of a run.
-func (h hierarchy) newCgroup(prefix string, t lease.Term, run uint64) (cgroup, error) {
-	name := fmt.Sprintf("%s%d.%d.%s", prefix, t, run, rand.Text()[:16])
-	c := cgroup(filepath.Join(h.own, name))
+// nameCgroup draws the name of a run's cgroup, which is yet to be made.
+func (h hierarchy) nameCgroup(prefix string, t lease.Term, run uint64) cgroup {
+	return cgroup(filepath.Join(h.own, fmt.Sprintf("%s%d.%d.%s", prefix, t, run, rand.Text()[:16])))
+}
+
+func (c cgroup) make() error {
 	if err := os.Mkdir(string(c), 0o755); err != nil { //nolint:gosec // as the kernel makes them
-		return "", fmt.Errorf("make a cgroup below %s: %w", h.own, errors.Unwrap(err))
+		return fmt.Errorf("make a cgroup below %s: %w", filepath.Dir(string(c)), errors.Unwrap(err))
 	}
-	return c, nil
+	return nil
+}
+
+// makeFor makes the cgroup for a child that is to be born in it. kill is what
+// that child can kill its whole tree with. The caller closes it and CgroupFD.
+func (c cgroup) makeFor(attr *syscall.SysProcAttr) (kill int, err error) {
+	if err := c.make(); err != nil {
+		return 0, err
+	}
+	if kill, err = c.openKill(); err != nil {
+		return 0, err
+	}
+	if attr.CgroupFD, err = c.open(); err != nil {
+		unix.Close(kill)
+		return 0, err
+	}
+	attr.UseCgroupFD = true
+	return kill, nil
 }
 
 // open returns a descriptor of the directory, for clone3 to put a child there.
@@ -197,7 +216,7 @@ func clearCgroups(h hierarchy, dataDir string) (left []string) {
 			}
 			time.Sleep(time.Millisecond)
 		}
-		if gone, _ := t.Gone(); gone && dir == t.Cgroup {
+		if gone, _ := t.goneItself(); gone && dir == t.Cgroup {
 			markRecord(dataDir) // the proof must not go with the cgroup
 		}
 		if !c.empty() || c.remove() != nil {
@@ -209,11 +228,8 @@ func clearCgroups(h hierarchy, dataDir string) (left []string) {
 
 // probeCgroup tries everything that cgroup isolation needs.
 func probeCgroup(i isolation) error {
-	c, err := i.cgroups.newCgroup("understudy-probe.", 0, 0)
-	if err != nil {
-		return err
-	}
-	err = i.probeIn(c)
+	c := i.cgroups.nameCgroup("understudy-probe.", 0, 0)
+	err := i.probeIn(c)
 	if rerr := c.remove(); err == nil && rerr != nil {
 		err = fmt.Errorf("remove a cgroup: %w", rerr)
 	}
@@ -221,16 +237,16 @@ func probeCgroup(i isolation) error {
 }
 
 func (i isolation) probeIn(c cgroup) error {
-	if !exists(string(c) + "/cgroup.events") {
-		return errors.New("the cgroup has no cgroup.events")
-	}
-	fd, err := c.open()
+	attr := i.sysProcAttr()
+	kill, err := c.makeFor(attr)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
-	attr := i.sysProcAttr()
-	attr.UseCgroupFD, attr.CgroupFD = true, fd
+	defer unix.Close(kill)
+	defer unix.Close(attr.CgroupFD)
+	if !exists(string(c) + "/cgroup.events") {
+		return errors.New("the cgroup has no cgroup.events")
+	}
 	pid, err := syscall.ForkExec(selfExe, []string{os.Args[0], ShimCommand, shimProbeCgroup}, &syscall.ProcAttr{
 		Env: os.Environ(), Files: []uintptr{2, 2, 2}, Sys: attr,
 	})

@@ -85,8 +85,8 @@ func TestKillEach(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := h.newCgroup("understudy-test.", 0, 1)
-	if err != nil {
+	c := h.nameCgroup("understudy-test.", 0, 1)
+	if err := c.make(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

@@ -45,6 +45,12 @@ type Options struct {
 	Isolation string
 	// MinTerm and every term below it are refused for ever.
 	MinTerm lease.Term
+	// LeaseFile is rewritten at each deadline that is acknowledged, for the
+	// service to see, and removed when the term is over; see the function of
+	// that name. Empty: none.
+	LeaseFile string
+	// Finals is what is done at the end when the daemon has died.
+	Finals Finals
 	// Stdout and Stderr are the service's; nil means this process'. They must
 	// be files, not pipes into this process: the service outlives it.
 	Stdout, Stderr *os.File
@@ -89,6 +95,7 @@ func Start(ctx context.Context, o Options) (*Client, error) {
 		DataDir: dir, Isolation: o.Isolation, StopSignal: int(or(o.StopSignal, syscall.SIGTERM)),
 		GuardStop: or(o.GuardStop, time.Second), ReleaseArgv: o.ReleaseArgv, ReleaseStdin: o.ReleaseStdin,
 		ReleaseTimeout: or(o.ReleaseTimeout, 30*time.Second), Incarnation: o.Incarnation, MinTerm: o.MinTerm,
+		LeaseFile: o.LeaseFile, Finals: o.Finals,
 	}})
 	select {
 	case e := <-c.events:
@@ -189,6 +196,11 @@ func (c *Client) Arm(d Deadline) bool { return c.post(request{Op: opArm, Arm: &d
 // Start starts the service in an armed term (G2). Started, NotExecutable or
 // Refused follows; then, except after Refused, Exited and Empty some time.
 func (c *Client) Start(r Run) bool { return c.post(request{Op: opStart, Run: &r}) }
+
+// RunHook starts an auxiliary run in an armed term (G2). AuxRefused follows, or
+// AuxStarted unless it can not be executed, and AuxEnded once nothing of it is
+// alive.
+func (c *Client) RunHook(a Aux) bool { return c.post(request{Op: opAux, Aux: &a}) }
 
 // Stop stops a term for good: Empty with Final follows, also when nothing of
 // the term ever ran.

@@ -148,12 +148,21 @@ type order struct {
 	End   time.Duration
 	RunID uint64
 	Argv  []string
+	Aux   *Aux
 }
 
 type daemonOptions struct {
 	Dir       string
 	Isolation string
 	Adopt     bool
+	Final     []string // command of Finals; with it the role file is Dir/role
+}
+
+func (o daemonOptions) finals() Finals {
+	if o.Final == nil {
+		return Finals{}
+	}
+	return Finals{RoleFile: filepath.Join(o.Dir, "role"), Command: o.Final, Env: serviceEnv, Timeout: 700 * time.Millisecond}
 }
 
 func testDaemon() int {
@@ -184,6 +193,7 @@ func testDaemon() int {
 		Incarnation: "testincarnation", ReleaseStdin: []byte("opaque"),
 		ReleaseArgv:    []string{selfExe, "test-release", filepath.Join(o.Dir, "released")},
 		ReleaseTimeout: 5 * time.Second, GuardStop: 400 * time.Millisecond,
+		LeaseFile: filepath.Join(o.Dir, "lease"), Finals: o.finals(),
 	})
 	if err != nil {
 		return fail(err)
@@ -213,6 +223,9 @@ func testDaemon() int {
 			c.Arm(Deadline{Term: q.Term, T0: clock.Now().Add(-q.Ago), Stop: q.Stop, Kill: q.Kill, End: q.End})
 		case opStart:
 			c.Start(Run{Term: q.Term, ID: q.RunID, Argv: q.Argv, Env: serviceEnv})
+		case opAux:
+			q.Aux.Env = serviceEnv
+			c.RunHook(*q.Aux)
 		case opStop:
 			c.Stop(q.Term, "asked")
 		case opClose:
@@ -234,6 +247,7 @@ type variant struct {
 	isolation string
 	nobody    bool
 	adopt     bool // the daemon is a subreaper
+	final     []string
 }
 
 func variants() []variant {
@@ -288,6 +302,13 @@ const wait = 20 * time.Second
 // is killed, and the test fails if anything is left.
 func startDaemon(t *testing.T, v variant) *daemon {
 	t.Helper()
+	d := prepareDaemon(t, v)
+	d.start(v)
+	return d
+}
+
+func prepareDaemon(t *testing.T, v variant) *daemon {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "guardtest") //nolint:usetesting // other users must be able to enter it
 	if err != nil {
 		t.Fatal(err)
@@ -297,7 +318,6 @@ func startDaemon(t *testing.T, v variant) *daemon {
 	if err := os.Chmod(dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	d.start(v)
 	return d
 }
 
@@ -319,7 +339,7 @@ func (d *daemon) start(v variant) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, _ := json.Marshal(daemonOptions{Dir: d.dir, Isolation: v.isolation, Adopt: v.adopt})
+	b, _ := json.Marshal(daemonOptions{Dir: d.dir, Isolation: v.isolation, Adopt: v.adopt, Final: v.final})
 	d.proc, err = os.StartProcess(selfExe, []string{os.Args[0], "test-daemon", string(b)}, &os.ProcAttr{
 		Env: os.Environ(), Files: []*os.File{inR, outW, os.Stderr}, Sys: attr,
 	})
@@ -365,7 +385,8 @@ func (d *daemon) delegate(attr *syscall.SysProcAttr) (done func()) {
 		t.Fatal(err)
 	}
 	if d.delegated == "" {
-		if d.delegated, err = h.newCgroup("understudy-test.", 0, 0); err != nil {
+		d.delegated = h.nameCgroup("understudy-test.", 0, 0)
+		if err := d.delegated.make(); err != nil {
 			t.Fatal(err)
 		}
 		for _, f := range []string{"", "/cgroup.procs", "/cgroup.subtree_control", "/cgroup.threads"} {
@@ -476,6 +497,34 @@ func (d *daemon) run(term lease.Term, id uint64, s service) {
 		s.Name = "main"
 	}
 	d.tell(order{Do: opStart, Term: term, RunID: id, Argv: s.argv()})
+}
+
+// hook asks for an auxiliary run of the service s; hookShell for one of a shell.
+func (d *daemon) hook(a Aux, s service) {
+	d.t.Helper()
+	s.Dir = d.dir
+	a.Argv = s.argv()
+	d.tell(order{Do: opAux, Aux: &a})
+}
+
+func (d *daemon) hookShell(a Aux, script string) {
+	d.t.Helper()
+	// The directory names its processes as this test's.
+	a.Argv = []string{"/bin/sh", "-c", script, d.dir}
+	d.tell(order{Do: opAux, Aux: &a})
+}
+
+// alone waits until only these beat, and proves that the others do not.
+func (d *daemon) alone(living string, dead ...string) {
+	d.t.Helper()
+	before := d.lastBeat(dead...)
+	at := d.beat(living)
+	if !within(wait, func() bool { return d.beat(living) > at+50_000_000 }) { // ten beats
+		d.t.Fatalf("%s beats no more", living)
+	}
+	if after := d.lastBeat(dead...); after != before {
+		d.t.Fatalf("one of %v still beats", dead)
+	}
 }
 
 // serve arms a long lease and runs the service until its whole tree beats.

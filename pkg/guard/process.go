@@ -2,7 +2,6 @@ package guard
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -43,8 +42,9 @@ func Main() int {
 	catchSignals()
 	_ = os.Chdir("/")    // hold no mount
 	_, _ = unix.Setsid() // no terminal reaches the guard or the service; fails when the daemon did it already
-	g := &guardian{daemonFd: guardDaemon, log: newLogger(os.Stderr)}
+	g := &guardian{daemonFd: guardDaemon, log: newLogger(os.Stderr), disk: newBacklog(), bootID: bootID()}
 	defer g.log.close()
+	defer g.disk.close()
 	for fd := guardSock; fd < guardFds; fd++ {
 		unix.CloseOnExec(fd)
 	}
@@ -55,6 +55,10 @@ func Main() int {
 	}
 	if err = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		g.log.printf("subreaper: %v", err)
+		return 1
+	}
+	if g.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		g.log.printf("eventfd: %v", err)
 		return 1
 	}
 	return g.loop()
@@ -75,7 +79,20 @@ type guardian struct {
 	armed   Deadline   // the latest; Term 0: none yet
 	stopped lease.Term // the stop of this and every lower term has begun (G2)
 	stop    stopping
-	run     *run
+	owed    lease.Term // Empty with Final is still to be said of it; 0: of none
+	final   lease.Term // the latest of which it was said
+
+	runs    []*run // those alive: the service, at most one, and auxiliary ones
+	waiting []*run // auxiliary ones whose record is being written
+	auxIso  isolation
+	wake    int // eventfd: a goroutine has something for the loop
+
+	disk      *backlog
+	bootID    string
+	leaseLost bool // the lease file could not be written; owned by the backlog
+
+	diedServing bool // the term was not over when the daemon died
+	finals      bool // they were begun
 
 	release  int // pid of the release child, 0 if none
 	released bool
@@ -87,21 +104,6 @@ type stopping struct {
 	at    lease.Instant
 	grace time.Duration // from at to KILL
 	stuck bool          // reported
-}
-
-// run is one run of the service: a shim and its tree.
-type run struct {
-	Run
-	shim     int
-	pidfd    int
-	ctl      *lineConn
-	tree     *os.File
-	cgroup   cgroup // empty but in cgroup isolation
-	reaped   bool
-	reported bool          // Exited or NotExecutable was sent
-	killing  bool          // KILL to everything, round after round
-	killFrom lease.Instant // when that began
-	killed   lease.Instant // latest round
 }
 
 func (g *guardian) loop() int {
@@ -117,12 +119,12 @@ func (g *guardian) loop() int {
 // wait sleeps until something is to be read or the next moment of the
 // deadline, at most one tick.
 func (g *guardian) wait(now lease.Instant) {
-	fds := []unix.PollFd{g.sock.pollFd(), {Fd: int32(g.daemonFd), Events: unix.POLLIN}}
+	fds := []unix.PollFd{g.sock.pollFd(), {Fd: int32(g.daemonFd), Events: unix.POLLIN}, {Fd: int32(g.wake), Events: unix.POLLIN}}
 	if g.daemonDead {
 		fds[1].Fd = -1
 	}
-	r := g.run
-	if r != nil {
+	runs := g.runs // may change below
+	for _, r := range runs {
 		shim := unix.PollFd{Fd: int32(r.pidfd), Events: unix.POLLIN}
 		if r.reaped {
 			shim.Fd = -1
@@ -134,11 +136,12 @@ func (g *guardian) wait(now lease.Instant) {
 		return // EINTR
 	}
 	if fds[1].Revents != 0 && !g.daemonDead {
-		g.daemonDead = true
+		g.daemonDead, g.diedServing = true, g.armed.Term > g.final
 		g.log.printf("the daemon is dead")
 	}
-	if r != nil {
-		if fds[2].Revents&unix.POLLOUT != 0 {
+	g.woken()
+	for i, r := range runs {
+		if fds[3+2*i].Revents&unix.POLLOUT != 0 {
 			r.ctl.flush()
 		}
 		g.readShim(r)
@@ -160,21 +163,13 @@ func (g *guardian) nextLook(now lease.Instant) time.Duration {
 	if g.armed.Term > g.stopped {
 		next = min(next, tick, g.armed.Stop-now.Longest(g.armed.T0))
 	}
-	if r := g.run; r != nil {
+	for _, r := range g.runs {
+		next = min(next, g.nextLookAt(r, now))
+	}
+	if len(g.waiting) > 0 {
 		next = min(next, tick)
-		switch {
-		case r.killing:
-			next = min(next, r.killEvery(now))
-		case r.Term <= g.stopped:
-			next = min(next, g.killIn(now))
-		}
 	}
 	return next
-}
-
-// killIn is the time left to KILL for the present run, whose stop has begun.
-func (g *guardian) killIn(now lease.Instant) time.Duration {
-	return min(g.stop.grace-now.Longest(g.stop.at), g.armed.Kill-now.Longest(g.armed.T0))
 }
 
 // act does whatever the present moment asks for. done ends the process.
@@ -188,11 +183,12 @@ func (g *guardian) act(now lease.Instant) (done bool) {
 	if g.daemonDead {
 		g.stop.grace = min(g.stop.grace, g.cfg.GuardStop)
 	}
-	if g.run != nil {
-		g.pressRun(now)
+	g.startWaiting(now)
+	for _, r := range g.runs {
+		g.pressRun(r, now)
 	}
 	g.reap(now)
-	if g.run != nil {
+	if g.busy() {
 		return false
 	}
 	if g.daemonDead {
@@ -200,6 +196,9 @@ func (g *guardian) act(now lease.Instant) (done bool) {
 	}
 	return g.closing
 }
+
+// busy reports whether anything of any term is alive or about to be.
+func (g *guardian) busy() bool { return len(g.runs)+len(g.waiting) > 0 }
 
 // beginStop begins the stop of a term: from here on it is refused for ever.
 func (g *guardian) beginStop(t lease.Term, now lease.Instant, grace time.Duration, why string, own bool) {
@@ -209,132 +208,35 @@ func (g *guardian) beginStop(t lease.Term, now lease.Instant, grace time.Duratio
 	if own {
 		g.say(Event{Kind: Stopping, Term: t, Why: why})
 	}
-	if g.run == nil {
-		g.say(Event{Kind: Empty, Term: t, Final: true})
-		return
-	}
-	g.run.ctl.send(shimOrder{Signal: g.cfg.StopSignal})
-}
-
-// pressRun moves a run along its stop ladder.
-func (g *guardian) pressRun(now lease.Instant) {
-	r := g.run
-	if r.Term <= g.stopped {
-		if !r.killing && g.killIn(now) <= 0 {
-			g.log.printf("term %d: KILL", r.Term)
-			r.killNow(now)
-		}
-		// A guard that woke long after End has only just sent KILL.
-		tried := r.killing && now.Longest(r.killFrom) >= tick
-		if !g.stop.stuck && tried && now.Longest(g.armed.T0) >= g.armed.End {
-			g.stop.stuck = true
-			why := fmt.Sprintf("the service survives SIGKILL (pid %d, uninterruptible?)", r.shim)
-			g.log.printf("term %d: stuck: %s", r.Term, why)
-			g.say(Event{Kind: Stuck, Term: r.Term, Run: r.ID, Why: why})
-		}
-	}
-	if r.killing && (r.killed.IsZero() || now.Longest(r.killed) >= r.killEvery(now)) {
-		r.killed = now
-		g.kill(r)
-	}
-}
-
-// killNow begins the rounds of KILL.
-func (r *run) killNow(now lease.Instant) {
-	if !r.killing {
-		r.killing, r.killFrom = true, now
-	}
-}
-
-// killEvery is the time between two rounds of KILL.
-func (r *run) killEvery(now lease.Instant) time.Duration {
-	if now.Longest(r.killFrom) < killFast {
-		return killTick
-	}
-	return lateTick
-}
-
-// kill sends KILL to the whole tree. In a PID namespace the kernel does it.
-func (g *guardian) kill(r *run) {
-	if !r.reaped {
-		_ = unix.PidfdSendSignal(r.pidfd, unix.SIGKILL, nil, 0) // gone: reap tells
-	}
-	if r.cgroup != "" {
-		r.cgroup.kill()
-	}
-	if g.iso.kind != IsolationPidNamespace {
-		killDescendants(os.Getpid())
-	}
-}
-
-// reap collects dead children. No child left proves the tree empty; where there
-// is a cgroup, the kernel must say the same of it.
-func (g *guardian) reap(now lease.Instant) {
-	for {
-		pid, ws, none := reapAny()
+	g.owed = max(g.owed, t)
+	for _, r := range g.runs {
 		switch {
-		case none:
-			if r := g.run; r != nil && r.reaped {
-				if r.cgroup == "" || r.cgroup.empty() {
-					g.emptied(r)
-				} else {
-					g.killOrphans(r, now)
-				}
-			}
-			return
-		case pid == 0:
-			if r := g.run; r != nil && r.reaped {
-				g.killOrphans(r, now)
-			}
-			return
-		case pid == g.release:
-			g.release, g.released = 0, true
-			g.log.printf("the release child ended with %d", exitCode(ws))
-		case g.run != nil && pid == g.run.shim:
-			g.readShim(g.run) // its last words
-			g.run.reaped = true
-			if !g.run.reported {
-				g.run.reported = true
-				g.say(Event{Kind: Exited, Term: g.run.Term, Run: g.run.ID, Exit: exitCode(ws), Why: "the service's shim ended"})
-			}
+		case r.aux == nil:
+			r.ctl.send(shimOrder{Signal: g.cfg.StopSignal})
+		case !r.aux.OfStop:
+			r.ctl.send(shimOrder{Signal: int(unix.SIGTERM)})
 		}
 	}
+	g.startWaiting(now)
+	g.settle()
 }
 
-// killOrphans begins to kill what a shim left when it died: it fell to us, or is
-// in its cgroup.
-func (g *guardian) killOrphans(r *run, now lease.Instant) {
-	if !r.killing {
-		r.killNow(now)
-		g.kill(r)
-	}
-}
-
-// emptied ends a run whose tree is proven empty.
-func (g *guardian) emptied(r *run) {
-	g.run = nil
-	g.log.printf("term %d: run %d is gone", r.Term, r.ID)
-	g.say(Event{Kind: Empty, Term: r.Term, Run: r.ID, Final: r.Term <= g.stopped})
-	if g.stopped > r.Term { // a stop was asked for a later term meanwhile
-		g.say(Event{Kind: Empty, Term: g.stopped, Final: true})
-	}
-	markEmpty(r.tree) // before the proof goes with the cgroup
-	r.tree.Close()
-	g.removeCgroup(r)
-	unix.Close(r.pidfd)
-	unix.Close(r.ctl.fd)
-}
-
-func (g *guardian) removeCgroup(r *run) {
-	if r.cgroup == "" {
+// settle says that a term is over for good, once it is.
+func (g *guardian) settle() {
+	if g.busy() {
 		return
 	}
-	if err := r.cgroup.remove(); err != nil {
-		g.log.printf("%v; it is tried again at the next start", err)
+	if g.owed != 0 {
+		g.say(Event{Kind: Empty, Term: g.owed, Final: true})
+		g.owed = 0
+	}
+	if g.final < g.stopped {
+		g.final = g.stopped
+		g.dropLease()
 	}
 }
 
-// afterDaemon runs the release child once the daemon is dead and the tree is
+// afterDaemon does the final things and runs the release child once the daemon is dead and the tree is
 // empty (G3), and reports when the guard may end.
 func (g *guardian) afterDaemon(now lease.Instant) (done bool) {
 	switch {
@@ -347,7 +249,15 @@ func (g *guardian) afterDaemon(now lease.Instant) (done bool) {
 			}
 		}
 		return false
-	case g.released || g.armed.Term == 0 || len(g.cfg.ReleaseArgv) == 0:
+	case g.released || g.armed.Term == 0:
+		return true
+	}
+	if !g.finals {
+		if g.runFinals(now); g.busy() {
+			return false
+		}
+	}
+	if len(g.cfg.ReleaseArgv) == 0 {
 		return true
 	}
 	if err := g.startRelease(now); err != nil {
@@ -405,12 +315,14 @@ func (g *guardian) request(line []byte) {
 			g.log.printf("term %d: start refused: %s", q.Run.Term, why)
 			g.say(Event{Kind: Refused, Term: q.Run.Term, Run: q.Run.ID, Why: why})
 		}
+	case q.Op == opAux && q.Aux != nil:
+		g.requestAux(*q.Aux)
 	case q.Op == opStop:
 		g.stopTerm(q.Term, now, q.Why)
 	case q.Op == opClose:
 		g.closing = true
-		if g.run != nil {
-			g.stopTerm(g.run.Term, now, "closing")
+		if g.armed.Term > g.stopped {
+			g.stopTerm(g.armed.Term, now, "closing")
 		}
 	default:
 		g.log.printf("unknown request %q", q.Op)
@@ -448,8 +360,8 @@ func (g *guardian) arm(d Deadline, now lease.Instant) {
 		why = "its stop has begun"
 	case d.Term < g.armed.Term:
 		why = fmt.Sprintf("term %d is armed", g.armed.Term)
-	case g.run != nil && g.run.Term != d.Term:
-		why = fmt.Sprintf("the service of term %d is alive", g.run.Term)
+	case len(g.runs) > 0 && g.runs[0].Term != d.Term: // they are all of one term
+		why = fmt.Sprintf("%s of term %d is alive", g.runs[0].name(), g.runs[0].Term)
 	case g.armed.Term == d.Term && now.Longest(g.armed.T0) >= g.armed.Stop:
 		// A guard that woke late: what it held is over, whatever came since.
 		why = "its deadline has passed"
@@ -463,172 +375,36 @@ func (g *guardian) arm(d Deadline, now lease.Instant) {
 		return // over on arrival; act begins the stop
 	}
 	g.say(Event{Kind: Armed, Term: d.Term, T0: &d.T0})
+	g.noteLease(d)
 }
 
 // stopTerm begins the stop of a term on request, or says that it is over.
 func (g *guardian) stopTerm(t lease.Term, now lease.Instant, why string) {
 	switch {
-	case g.run != nil && g.run.Term > t:
+	case len(g.runs) > 0 && g.runs[0].Term > t:
 		// An older term: nothing of it is alive, or this run would not be.
 		g.say(Event{Kind: Empty, Term: t, Final: true})
 	case t > g.stopped:
 		g.beginStop(t, now, g.armed.Kill-g.armed.Stop, why, false)
-	case g.run == nil:
+	case !g.busy():
 		g.say(Event{Kind: Empty, Term: t, Final: true})
 	}
 	// Otherwise its stop is under way; Empty follows.
 }
 
 // mayStart says why a run must not start, "" if it may (G2).
-func (g *guardian) mayStart(r Run, now lease.Instant) string {
+func (g *guardian) mayStart(t lease.Term, now lease.Instant) string {
 	switch {
 	case g.closing || g.daemonDead:
 		return "the guard is ending"
-	case r.Term <= g.stopped:
+	case t <= g.stopped:
 		return fmt.Sprintf("the stop of term %d has begun", g.stopped)
-	case r.Term != g.armed.Term:
+	case t != g.armed.Term:
 		return "no deadline is armed for this term"
 	case now.Longest(g.armed.T0) >= g.armed.Stop:
 		return "the lease was not renewed in time"
 	}
 	return ""
-}
-
-// start forks a shim, records its tree durably, and only then lets it execute
-// the service: fork, fsync of the record, look at the clock again, go.
-func (g *guardian) start(q Run) (refused string) {
-	if g.run != nil {
-		return "the former run is not proven gone"
-	}
-	if why := g.mayStart(q, clock.Now()); why != "" {
-		return why
-	}
-	tree, err := newTree(g.cfg.DataDir)
-	if err != nil {
-		return err.Error()
-	}
-	r := &run{Run: q, tree: tree}
-	if err := g.fork(r); err != nil {
-		tree.Close()
-		g.removeCgroup(r)
-		return err.Error()
-	}
-	g.run = r
-	err = commitTree(tree, g.cfg.DataDir, Tree{
-		Term: q.Term, Run: q.ID, Isolation: g.iso.kind, BootID: bootID(),
-		Shim: r.shim, ShimStart: startTime(r.shim), PidNS: pidNamespace(strconv.Itoa(r.shim)),
-		Cgroup: string(r.cgroup), CgroupMount: g.iso.cgroups.mount, CgroupRoot: g.iso.cgroups.root,
-	})
-	why := g.mayStart(q, clock.Now()) // the disk may have taken its time
-	if err != nil {
-		why = err.Error()
-	}
-	if why != "" {
-		r.reported = true
-		r.killNow(clock.Now()) // the shim dies without having been told to go
-		return why
-	}
-	r.ctl.send(shimOrder{Run: &q})
-	return ""
-}
-
-// fork starts a shim, which waits for its order.
-func (g *guardian) fork(r *run) error {
-	sp, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("shim: socketpair: %w", err)
-	}
-	defer unix.Close(sp[1])
-	if r.ctl, err = newLineConn(sp[0]); err != nil {
-		unix.Close(sp[0])
-		return fmt.Errorf("shim: %w", err)
-	}
-	attr := g.iso.sysProcAttr()
-	attr.PidFD = &r.pidfd
-	kill := 0 // /dev/null
-	if g.iso.kind == IsolationCgroup {
-		if kill, err = g.placeInCgroup(r, attr); err != nil {
-			unix.Close(sp[0])
-			return fmt.Errorf("shim: %w", err)
-		}
-		defer unix.Close(kill)
-		defer unix.Close(attr.CgroupFD)
-	}
-	r.shim, err = syscall.ForkExec(selfExe, []string{os.Args[0], ShimCommand, g.iso.kind}, &syscall.ProcAttr{
-		Env:   r.Env, // not the guard's: the service can read that of its own pid 1
-		Files: []uintptr{0, 2, 2, uintptr(sp[1]), guardStdout, guardStderr, r.tree.Fd(), guardLock, uintptr(kill)},
-		Sys:   attr,
-	})
-	if err == nil && r.pidfd < 0 {
-		err = errors.New("this kernel has no pidfds (Linux 5.3 or later is needed)")
-		_ = syscall.Kill(r.shim, syscall.SIGKILL)
-		_, _ = syscall.Wait4(r.shim, nil, 0, nil)
-	}
-	if err != nil {
-		unix.Close(sp[0])
-		return fmt.Errorf("shim: %w", err)
-	}
-	return nil
-}
-
-// placeInCgroup makes the run's cgroup and has the shim born in it. kill is
-// what the shim can kill its tree with. The caller closes both descriptors.
-func (g *guardian) placeInCgroup(r *run, attr *syscall.SysProcAttr) (kill int, err error) {
-	if r.cgroup, err = g.iso.cgroups.newCgroup(cgroupPrefix(g.cfg.DataDir), r.Term, r.ID); err != nil {
-		return 0, err
-	}
-	if kill, err = r.cgroup.openKill(); err != nil {
-		return 0, err
-	}
-	if attr.CgroupFD, err = r.cgroup.open(); err != nil {
-		unix.Close(kill)
-		return 0, err
-	}
-	attr.UseCgroupFD = true
-	return kill, nil
-}
-
-// readShim passes the shim's reports on.
-func (g *guardian) readShim(r *run) {
-	r.ctl.receive(func(line []byte) {
-		var rep shimReport
-		if err := json.Unmarshal(line, &rep); err != nil {
-			g.log.printf("bad report of the shim: %v", err)
-			return
-		}
-		e := Event{Term: r.Term, Run: r.ID}
-		switch {
-		case rep.Errno != 0:
-			e.Kind, e.Exit, e.Why = NotExecutable, rep.Exit, rep.Why
-			r.reported = true
-		case rep.Exited:
-			e.Kind, e.Exit = Exited, rep.Exit
-			r.reported = true
-		case rep.Pid != 0:
-			e.Kind, e.Pid = Started, rep.Pid
-			if g.iso.kind == IsolationPidNamespace {
-				e.Pid = childOf(r.shim)
-			}
-		default:
-			return
-		}
-		g.say(e)
-	})
-}
-
-// childOf finds a child of the process as this /proc numbers it; 0 if there
-// is none.
-func childOf(parent int) int {
-	pids, err := allPids()
-	if err != nil {
-		return 0
-	}
-	for _, pid := range pids {
-		if s, err := readStat(pid); err == nil && s.ppid == parent {
-			return pid
-		}
-	}
-	return 0
 }
 
 func (g *guardian) say(e Event) {

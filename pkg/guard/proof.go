@@ -160,10 +160,10 @@ func (p Proof) check(dir string, m machine) (ok bool, why string) {
 	switch {
 	case err != nil:
 		return false, err.Error()
-	case !found || t.Term < p.Term:
-		return true, "" // the service was never started in that term
-	case t.Term > p.Term:
-		return false, fmt.Sprintf("the service ran in term %d, after the record was made", t.Term)
+	case !found || t.latest() < p.Term:
+		return true, "" // nothing was ever started in that term
+	case t.latest() > p.Term:
+		return false, fmt.Sprintf("the service ran in term %d, after the record was made", t.latest())
 	}
-	return t.Gone()
+	return t.since(p.Term).Gone()
 }

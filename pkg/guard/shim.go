@@ -102,7 +102,9 @@ type shim struct {
 	orders    chan shimOrder // closed when the guard is gone
 	reaped    chan child
 
-	main     int // pid and process group of the service's main process
+	aux      bool  // an auxiliary run
+	output   *tail // of it
+	main     int   // pid and process group of the service's main process
 	mainGone bool
 	stop     syscall.Signal // 0 until a stop was ordered
 	killing  bool           // everything left gets KILL, again and again
@@ -115,7 +117,7 @@ func (s *shim) run() int {
 	if !ok || first.Run == nil {
 		return 0 // the guard ended or changed its mind: nothing was started
 	}
-	if !s.exec(*first.Run) {
+	if !s.exec(first) {
 		return 0
 	}
 	go s.reap()
@@ -146,9 +148,9 @@ func (s *shim) run() int {
 			}
 			if c.pid == s.main && !s.mainGone {
 				s.mainGone = true
-				s.report(shimReport{Exited: true, Exit: exitCode(c.ws)})
+				s.report(shimReport{Exited: true, Exit: exitCode(c.ws), Output: s.output.last()})
 				switch {
-				case s.stop != 0:
+				case s.stop != 0 && !s.aux:
 					s.signalRest() // those who have not heard of the stop yet
 				case s.namespace:
 					return 0 // the service ended by itself; so does the rest
@@ -166,14 +168,22 @@ func (s *shim) run() int {
 }
 
 // exec starts the service in a process group of its own.
-func (s *shim) exec(r Run) bool {
+func (s *shim) exec(o shimOrder) bool {
+	r, files := *o.Run, []uintptr{0, shimStdout, shimStderr}
 	path, err := lookPath(r)
+	if err == nil && o.Aux {
+		s.aux = true
+		var done func()
+		if files, done, err = s.capture(o.Stdin); err == nil {
+			defer done()
+		}
+	}
 	var pid int
 	if err == nil {
 		pid, err = syscall.ForkExec(path, r.Argv, &syscall.ProcAttr{
 			Dir:   r.Dir,
 			Env:   r.Env,
-			Files: []uintptr{0, shimStdout, shimStderr},
+			Files: files,
 			Sys:   &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL},
 		})
 	}

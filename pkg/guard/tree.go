@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -36,6 +38,9 @@ type Tree struct {
 	// Empty is turned in place once the tree was proven empty by the guard,
 	// or by the shim after the guard's death. It stays the last field.
 	Empty bool `json:"empty"`
+
+	// aux are the records of auxiliary runs that were not removed.
+	aux []Tree
 }
 
 const (
@@ -55,9 +60,13 @@ func newTree(dir string) (*os.File, error) {
 
 // commitTree makes t the record of the data directory, durably.
 func commitTree(f *os.File, dir string, t Tree) error {
+	return commitTreeFile(f, filepath.Join(dir, treeFile), t)
+}
+
+func commitTreeFile(f *os.File, path string, t Tree) error {
 	b, err := json.Marshal(t)
 	if err == nil {
-		err = commitFile(f, filepath.Join(dir, treeFile), append(b, '\n'))
+		err = commitFile(f, path, append(b, '\n'))
 	}
 	if err != nil {
 		return fmt.Errorf("record the service's tree: %w", err)
@@ -93,8 +102,10 @@ func markRecord(dir string) {
 // is none.
 func LoadTree(dir string) (t Tree, ok bool, err error) {
 	b, err := os.ReadFile(filepath.Join(dir, treeFile))
+	aux := loadAux(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return Tree{}, false, nil
+		// Of the service there was nothing.
+		return Tree{Empty: true, aux: aux}, len(aux) > 0, nil
 	}
 	if err == nil {
 		err = json.Unmarshal(b, &t)
@@ -102,13 +113,57 @@ func LoadTree(dir string) (t Tree, ok bool, err error) {
 	if err != nil {
 		return Tree{}, false, fmt.Errorf("read the service's tree record: %w", err)
 	}
+	t.aux = aux
 	return t, true, nil
+}
+
+// loadAux reads the records of auxiliary runs. One that can not be read counts
+// as a run that is not proven gone, in the latest of terms.
+func loadAux(dir string) (aux []Tree) {
+	files, _ := filepath.Glob(filepath.Join(dir, "aux-*.json"))
+	for _, path := range files {
+		var t Tree
+		b, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // over meanwhile
+		}
+		if err != nil || json.Unmarshal(b, &t) != nil {
+			t = Tree{Term: math.MaxUint64}
+		}
+		aux = append(aux, t)
+	}
+	return aux
+}
+
+// latest is the highest term of which anything was recorded.
+func (t Tree) latest() lease.Term {
+	for _, a := range t.aux {
+		t.Term = max(t.Term, a.Term)
+	}
+	return t.Term
+}
+
+// since leaves out what belongs to terms before.
+func (t Tree) since(term lease.Term) Tree {
+	t.aux = slices.DeleteFunc(slices.Clone(t.aux), func(a Tree) bool { return a.Term < term })
+	t.Empty = t.Empty || t.Term < term
+	return t
 }
 
 // Gone reports whether nothing of the recorded tree is alive; why says what
 // speaks against it. It must be called in the PID namespace in which the guard
 // ran, on the machine that wrote the record.
 func (t Tree) Gone() (gone bool, why string) {
+	for _, a := range t.aux {
+		if gone, why := a.goneItself(); !gone {
+			return false, fmt.Sprintf("auxiliary run %d: %s", a.Run, why)
+		}
+	}
+	return t.goneItself()
+}
+
+// goneItself is Gone without the auxiliary runs.
+func (t Tree) goneItself() (gone bool, why string) {
 	switch {
 	case t.Empty:
 		return true, ""
@@ -155,13 +210,24 @@ func Adopt() error {
 // child is left, which proves the tree empty in group isolation too. In cgroup
 // isolation the kernel's word for the cgroup is enough.
 func (t Tree) Sweep(dir string) (gone bool, why string) {
-	gone, why = t.Gone()
-	if !gone && t.Isolation == IsolationCgroup && t.BootID == bootID() && cgroupInode(t.CgroupMount) == t.CgroupRoot {
-		cgroup(t.Cgroup).kill()
-		return t.Gone()
+	if gone, why = t.Gone(); gone {
+		return true, ""
 	}
-	if gone || t.BootID == "" || t.BootID != bootID() || alive(t.Shim, t.ShimStart) {
-		return gone, why
+	inGroups := false
+	for _, r := range append(t.aux, t) {
+		here := r.BootID != "" && r.BootID == bootID()
+		switch gone, unproven := r.goneItself(); {
+		case gone:
+		case here && r.Isolation == IsolationCgroup && cgroupInode(r.CgroupMount) == r.CgroupRoot:
+			cgroup(r.Cgroup).kill()
+		case !here || alive(r.Shim, r.ShimStart): // that shim is about to end, or to be ended by the kernel
+			return false, unproven
+		default:
+			inGroups = true
+		}
+	}
+	if !inGroups {
+		return t.Gone()
 	}
 	killDescendants(os.Getpid())
 	pids, err := allPids()
@@ -183,7 +249,15 @@ func (t Tree) Sweep(dir string) (gone bool, why string) {
 	if err := unix.Waitid(unix.P_ALL, 0, &si, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT|unix.WALL, nil); !errors.Is(err, unix.ECHILD) {
 		return false, why
 	}
+	for _, r := range append(t.aux, t) {
+		if gone, why := r.goneItself(); !gone && r.Isolation == IsolationCgroup {
+			return false, why
+		}
+	}
 	markRecord(dir)
+	for _, a := range t.aux {
+		_ = os.Remove(filepath.Join(dir, auxFile(a.Term, a.Run))) // left, it only proves less
+	}
 	return true, ""
 }
 

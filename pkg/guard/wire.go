@@ -48,6 +48,7 @@ const (
 	opConfig = "config"
 	opArm    = "arm"
 	opStart  = "start"
+	opAux    = "aux"
 	opStop   = "stop"
 	opClose  = "close"
 )
@@ -57,6 +58,7 @@ type request struct {
 	Config *config    `json:",omitempty"`
 	Arm    *Deadline  `json:",omitempty"`
 	Run    *Run       `json:",omitempty"`
+	Aux    *Aux       `json:",omitempty"`
 	Term   lease.Term `json:",omitempty"`
 	Why    string     `json:",omitempty"`
 }
@@ -71,6 +73,8 @@ type config struct {
 	ReleaseTimeout time.Duration
 	Incarnation    lease.Incarnation
 	MinTerm        lease.Term
+	LeaseFile      string
+	Finals         Finals
 }
 
 // EventKind tells what the guard has to say.
@@ -93,9 +97,20 @@ const (
 	Stopping EventKind = "stopping"
 	// Stuck: the tree is alive at the end of the right to serve.
 	Stuck EventKind = "stuck"
-	// Empty: nothing of Run's tree is alive. With Final nothing of Term will
-	// ever be started again (G2).
+	// Empty: nothing of Run's tree is alive. With Final nothing of Term is,
+	// auxiliary runs included, or will ever be started again (G2).
 	Empty EventKind = "empty"
+	// AuxStarted: the command of the auxiliary run Run executes as Pid.
+	AuxStarted EventKind = "aux-started"
+	// AuxRefused: it was not started and never will be; Why says why.
+	AuxRefused EventKind = "aux-refused"
+	// AuxEnded: nothing of it is alive. Exit is that of its command, 127 or 126
+	// with Why if it could not be executed, -1 if it is not known; TimedOut
+	// says that it was killed for its Timeout. Output is what it wrote to its
+	// standard output and error, the last 4 KiB.
+	AuxEnded EventKind = "aux-ended"
+	// AuxStuck: it survives KILL. AuxEnded follows if it ever ends.
+	AuxStuck EventKind = "aux-stuck"
 	// Lost: the guard is gone. It is the last event of a Client.
 	Lost EventKind = "lost"
 
@@ -113,14 +128,19 @@ type Event struct {
 	Why   string         `json:",omitempty"`
 	Final bool           `json:",omitempty"`
 
+	Output   string `json:",omitempty"`
+	TimedOut bool   `json:",omitempty"`
+
 	Isolation string   `json:",omitempty"`
 	LostWords []string `json:",omitempty"`
 }
 
 // What the guard tells the shim, and back.
 type shimOrder struct {
-	Run    *Run `json:",omitempty"` // go
-	Signal int  `json:",omitempty"` // stop: this signal to the main process' group, then to the rest
+	Run    *Run   `json:",omitempty"` // go
+	Aux    bool   `json:",omitempty"` // its output is reported, and what it leaves is killed at once
+	Stdin  []byte `json:",omitempty"` // of an auxiliary run
+	Signal int    `json:",omitempty"` // stop: this signal to the main process' group, then to the rest
 }
 
 type shimReport struct {
@@ -129,6 +149,7 @@ type shimReport struct {
 	Why    string `json:",omitempty"`
 	Exited bool   `json:",omitempty"`
 	Exit   int    `json:",omitempty"`
+	Output string `json:",omitempty"` // of an auxiliary run
 }
 
 const (
