@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/understudy-ha/understudy/pkg/config"
+	"github.com/understudy-ha/understudy/pkg/guard"
 	"github.com/understudy-ha/understudy/pkg/ha"
 	"github.com/understudy-ha/understudy/pkg/supervise"
 )
@@ -34,6 +35,13 @@ func (d *daemon) newService(ctx context.Context) (ha.Service, error) {
 	if dir == "" {
 		dir = d.cfg.DataDir
 	}
+	leaseFile, warning, err := guard.LeaseFile(d.dir.Node(), d.cfg.DataDir)
+	if err != nil {
+		return nil, fmt.Errorf("service: %w", err)
+	}
+	if warning != "" {
+		d.log.Warn(warning)
+	}
 	o := supervise.Options{
 		Command: s.Command, Dir: dir, Env: serviceEnv(s.Env, storeSecrets(d.loc)),
 		Ready:      supervise.Check{HTTP: s.Ready.HTTP, TCP: s.Ready.TCP, Exec: s.Ready.Exec},
@@ -47,6 +55,7 @@ func (d *daemon) newService(ctx context.Context) (ha.Service, error) {
 		}.encode(),
 		ReleaseTimeout: d.timing.Timeout,
 		GuardLogPath:   filepath.Join(d.cfg.DataDir, "guard.log"),
+		LeaseFile:      leaseFile,
 		Log:            d.log,
 	}
 	if !d.passOutput {

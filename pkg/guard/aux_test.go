@@ -285,6 +285,11 @@ func TestLeaseFile(t *testing.T) {
 func TestLeaseFilePlace(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("XDG_RUNTIME_DIR", "")
+	t.Setenv("RUNTIME_DIRECTORY", filepath.Join(dir, "a")+":"+filepath.Join(dir, "b"))
+	if path, warning, err := LeaseFile("node0001", dir); err != nil || warning != "" || path != filepath.Join(dir, "a", "node0001", "lease") || !exists(filepath.Dir(path)) {
+		t.Errorf("%s, %q, %v", path, warning, err)
+	}
+	t.Setenv("RUNTIME_DIRECTORY", "")
 	path, warning, err := LeaseFile("node0001", dir)
 	if err != nil || onTmpfs(filepath.Dir(path)) != (warning == "") {
 		t.Errorf("%s, %q, %v", path, warning, err)

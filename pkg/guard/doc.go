@@ -17,9 +17,13 @@
 //		if the daemon is dead         { begin to stop, KILL after guardStop }
 //		if t0+Stop is over            { begin to stop: first signal, refuse the term for ever }
 //		if it is time                 { KILL everything, again and again }
-//		if the tree is proven empty   { say so; daemon dead: run the release child, exit }
+//		if the tree is proven empty   { say so; daemon dead: Finals, the release child, exit }
 //		if t0+End is over             { say that the service is stuck }
 //	}
+//
+// Beside the service a term may have auxiliary runs (Client.RunHook): hooks and
+// probes, each with a shim, a timeout and the end of its output. They obey the
+// same deadline, and the term is over when nothing of any run is alive.
 //
 // # Faults, and why each is survived
 //
@@ -41,9 +45,9 @@
 //     by the daemon (Tree.Sweep), in its cgroup or, if it called Adopt, among
 //     its children, and a cgroup also by the next guard. It is never reported
 //     as empty before that.
-//   - A local disk that hangs: the log is written by a goroutine of its own,
-//     and the tree record is synced before the service exists, never while it
-//     runs.
+//   - A local disk that hangs: the log, the lease file and the records of
+//     auxiliary runs are written by goroutines of their own, and the service's
+//     tree record is synced before the service exists, never while it runs.
 //
 // "Empty" always means proven: wait4 answers ECHILD in a process that is the
 // subreaper of everything the shim ever started. A PID namespace's first

@@ -6,32 +6,52 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/understudy-ha/understudy/pkg/lease"
 )
 
+const leaseName = "lease"
+
 // LeaseFile finds the place of a node's lease file, which tells the service
-// until when it may serve, and makes its directory: below /run or
-// $XDG_RUNTIME_DIR, in memory, else in the data directory. warning says what
-// the latter costs.
+// until when it may serve, and makes its directory: below what systemd made for
+// the unit (RuntimeDirectory=), below /run or $XDG_RUNTIME_DIR if they are in
+// memory, else the data directory. warning says what the latter costs.
 func LeaseFile(node lease.NodeID, dataDir string) (path, warning string, err error) {
-	dirs := []string{os.Getenv("XDG_RUNTIME_DIR")}
-	if os.Geteuid() == 0 {
-		dirs = []string{"/run", dirs[0]}
+	first, _, _ := strings.Cut(os.Getenv("RUNTIME_DIRECTORY"), ":")
+	bases := []string{first}
+	if os.Geteuid() == 0 && onTmpfs("/run") {
+		bases = append(bases, "/run/understudy")
 	}
-	for _, base := range dirs {
-		if base == "" || !onTmpfs(base) {
-			continue
-		}
-		dir := filepath.Join(base, "understudy", string(node))
-		if os.MkdirAll(dir, 0o755) == nil { //nolint:gosec // the service may be another user
-			return filepath.Join(dir, "lease"), "", nil
+	if user := os.Getenv("XDG_RUNTIME_DIR"); onTmpfs(user) {
+		bases = append(bases, filepath.Join(user, "understudy"))
+	}
+	for _, base := range bases {
+		dir := filepath.Join(base, string(node))
+		if filepath.IsAbs(base) && os.MkdirAll(dir, 0o755) == nil { //nolint:gosec // the service may be another user
+			return filepath.Join(dir, leaseName), "", nil
 		}
 	}
-	if path, err = filepath.Abs(filepath.Join(dataDir, "lease")); err != nil {
+	if path, err = filepath.Abs(filepath.Join(dataDir, leaseName)); err != nil {
 		return "", "", fmt.Errorf("lease file: %w", err)
 	}
 	return path, "HA_LEASE_FILE is on a disk, in dataDir: it may fall behind when that disk is slow. Give the daemon a /run or an XDG_RUNTIME_DIR in memory", nil
+}
+
+// openLease makes the directory of the lease file, should an earlier guard have
+// taken it along.
+func (g *guardian) openLease() {
+	if g.cfg.LeaseFile != "" {
+		g.disk.add(func() { _ = os.MkdirAll(filepath.Dir(g.cfg.LeaseFile), 0o755) }) //nolint:gosec // as above
+	}
+}
+
+// closeLease takes the directory along, unless others use it: the data
+// directory is never empty.
+func (g *guardian) closeLease() {
+	if g.cfg.LeaseFile != "" {
+		g.disk.add(func() { _ = os.Remove(filepath.Dir(g.cfg.LeaseFile)) })
+	}
 }
 
 // noteLease rewrites the lease file for the deadline that was acknowledged: the

@@ -110,6 +110,7 @@ func (g *guardian) loop() int {
 	for {
 		now := clock.Now()
 		if g.act(now) {
+			g.closeLease()
 			return 0
 		}
 		g.wait(now)
@@ -343,6 +344,7 @@ func (g *guardian) configure(c config) {
 			g.log.printf("cgroup %s of a former run can not be removed", dir)
 		}
 	}
+	g.openLease()
 	debug.FreeOSMemory()
 	if lost := lockMemory(); lost != "" {
 		g.iso.lost = append(g.iso.lost, lost)

@@ -69,6 +69,8 @@ type Options struct {
 	ReleaseTimeout time.Duration
 	GuardLogPath   string // local file; empty: stderr of this process
 	Exe            string
+	LeaseFile      string // see guard.LeaseFile; the service finds it as HA_LEASE_FILE
+	Finals         guard.Finals
 
 	// Subreaper makes this process adopt what outlives guard and shim, so that
 	// their death together can be proven harmless without a PID namespace. For
@@ -134,6 +136,9 @@ func (o Options) environment(s ha.StartOrder) []string {
 			continue
 		}
 		env = append(env, kv)
+	}
+	if o.LeaseFile != "" {
+		env = append(env, "HA_LEASE_FILE="+o.LeaseFile)
 	}
 	term := strconv.FormatUint(uint64(s.Term), 10)
 	return append(env,

@@ -152,6 +152,7 @@ func (s *Supervisor) openFiles() error {
 		DataDir: o.DataDir, Lock: o.Lock, Incarnation: o.Incarnation, Isolation: o.Isolation,
 		ReleaseArgv: o.ReleaseArgv, ReleaseStdin: o.ReleaseStdin, ReleaseTimeout: o.ReleaseTimeout,
 		GuardStop: o.GuardStop, StopSignal: o.StopSignal, Stdout: o.Stdout, Stderr: o.Stderr, Exe: o.Exe,
+		LeaseFile: o.LeaseFile, Finals: o.Finals,
 	}
 	if o.OutputPath != "" {
 		f, err := s.open(o.OutputPath)
@@ -434,6 +435,8 @@ func (s *Supervisor) heard(e guard.Event) {
 		}
 	case guard.Lost:
 		s.guardLost(e.Why)
+	case guard.AuxStarted, guard.AuxRefused, guard.AuxEnded, guard.AuxStuck:
+		// Nothing here asks for auxiliary runs.
 	default:
 		s.o.Log.Error("unknown event of the guard", zap.String("kind", string(e.Kind)))
 	}

@@ -56,7 +56,7 @@ func supervise(t *testing.T, script string, change func(o *Options)) *bench {
 		Env:     []string{"PATH=/usr/bin:/bin", "OUT=" + dir, "NOTIFY_SOCKET=/n", "UNDERSTUDY_PASSWORD=x", "SECRET=y"},
 		HideEnv: []string{"SECRET"},
 		DataDir: dir, BackOff: 10 * time.Millisecond, StartGrace: 50 * time.Millisecond,
-		OutputPath: filepath.Join(dir, "service.log"), GuardLogPath: filepath.Join(dir, "guard.log"),
+		OutputPath: filepath.Join(dir, "service.log"), GuardLogPath: filepath.Join(dir, "guard.log"), LeaseFile: filepath.Join(dir, "lease"),
 	}
 	if change != nil {
 		change(&o)
@@ -177,7 +177,7 @@ func TestStartReadyStopEmpty(t *testing.T) {
 	env := strings.Split(string(text), "\n")
 	for _, want := range []string{
 		"HA_PLANE=plane001", "HA_NODE=node0001", "HA_STATE=MASTER", "HA_PREV_STATE=HOT_STANDBY", "HA_TERM=3",
-		"HA_TOKEN=3", "HA_MASTER=node0001", "HA_MASTER_URI=https://n1/", "HA_REASON=released",
+		"HA_TOKEN=3", "HA_LEASE_FILE=" + filepath.Join(b.dir, "lease"), "HA_MASTER=node0001", "HA_MASTER_URI=https://n1/", "HA_REASON=released",
 	} {
 		if !slices.Contains(env, want) {
 			t.Errorf("environment lacks %s", want)

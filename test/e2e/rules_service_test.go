@@ -7,12 +7,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/understudy-ha/understudy/api/v1"
+	"github.com/understudy-ha/understudy/pkg/clock"
 	"github.com/understudy-ha/understudy/pkg/election"
 	"github.com/understudy-ha/understudy/test/e2e/harness"
 	"github.com/understudy-ha/understudy/test/e2e/intervals"
@@ -176,5 +178,47 @@ func TestClocksOfTheirOwn(t *testing.T) {
 	ahead.Signal(syscall.SIGCONT)
 	if p.WaitSettled(settle) != usual {
 		t.Error("the daemon that thawed is master again")
+	}
+}
+
+// TestLeaseFile is what a service that checks for itself relies on: the end of
+// its right to serve is in the file while it serves, moves with the heartbeats,
+// is never later than the lease allows, and goes with the term.
+func TestLeaseFile(t *testing.T) {
+	note := filepath.Join(t.TempDir(), "where")
+	p := harness.NewPlane(t, harness.Options{Nodes: 1, Settings: map[string]any{
+		"service.command": []string{"/bin/sh", "-c", `echo "$HA_LEASE_FILE" >"$0"; exec "$1"`, note, harness.Recorder()},
+	}})
+	master := p.StartAndWait(settle)
+	b, err := os.ReadFile(note)
+	must(t, err)
+	path := strings.TrimSpace(string(b))
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	must(t, err)
+	read := func() (end time.Duration) {
+		b, err := os.ReadFile(path)
+		must(t, err)
+		f := strings.Fields(string(b))
+		if len(f) != 2 || f[0] != strings.TrimSpace(string(boot)) {
+			t.Fatalf("%s says %q", path, b)
+		}
+		n, err := strconv.ParseInt(f[1], 10, 64)
+		must(t, err)
+		return time.Duration(n)
+	}
+	first := read()
+	for last := first; last == first; {
+		last = read()
+		now := time.Duration(clock.Now().Boot)
+		if left := last - now; left < 0 || left > p.Register().Lease {
+			t.Fatalf("%v are left of a lease of %v", left, p.Register().Lease)
+		}
+		if now > first {
+			t.Fatal("it does not move")
+		}
+	}
+	master.Stop(settle)
+	if !harness.Poll(settle, func() bool { _, err := os.Stat(path); return os.IsNotExist(err) }) {
+		t.Error("it outlives the term")
 	}
 }

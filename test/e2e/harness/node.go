@@ -148,6 +148,7 @@ func (n *Node) Command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, Understudy(), args...)
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + n.plane.Dir, markVariable + "=" + n.mark,
+		"RUNTIME_DIRECTORY=" + filepath.Join(n.plane.Dir, "runtime"), // or the lease file would go to /run
 	}
 	if n.plane.opt.Storage != nil {
 		cmd.Env = append(cmd.Env, n.plane.opt.Storage.Env...)
