@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +17,7 @@ import (
 	"github.com/understudy-ha/understudy/api/v1"
 	"github.com/understudy-ha/understudy/persistence"
 	"github.com/understudy-ha/understudy/persistence/storetest"
+	"github.com/understudy-ha/understudy/pkg/doctor"
 	"github.com/understudy-ha/understudy/test/e2e/harness"
 	"github.com/understudy-ha/understudy/test/e2e/intervals"
 	"github.com/understudy-ha/understudy/test/nfs/claims"
@@ -64,6 +66,8 @@ func TestNFS(t *testing.T) {
 	}{
 		{"two clients", testTwoClients, nil},
 		{"verify", testVerify, nil},
+		{"verify together", testVerifyTogether, []string{"4.2"}},
+		{"doctor", testDoctor, []string{"4.2"}},
 		{"renewals", testRenewals, []string{"4.2"}},
 		{"clean stop", testCleanStop, nil},
 		{"server unplugged", testUnplugged, nil},
@@ -124,11 +128,75 @@ func conform(t *testing.T, g *Guest) {
 func testVerify(t *testing.T, l *Lab, version string) {
 	t.Helper()
 	l.Mount(t, version, "")
-	res := l.Clients[0].Run(t, wire.Command{Args: []string{wire.Share + "/understudy", "store", "verify", "file://" + Dir}, Timeout: 3 * time.Minute})
-	if res.Code != 0 {
-		t.Errorf("exit code %d", res.Code)
+	var verdict struct{ Verdict string }
+	l.Clients[0].ask(t, &verdict, "store", "verify", "file://"+Dir)
+	if !strings.HasPrefix(verdict.Verdict, "safe: ") {
+		t.Errorf("verify says %q", verdict.Verdict)
 	}
-	t.Log(res.Output)
+	harness.Note(t, fmt.Sprintf("NFS %s: store verify says %q", version, verdict.Verdict))
+}
+
+// testVerifyTogether has the two machines race each other for one register.
+func testVerifyTogether(t *testing.T, l *Lab, version string) {
+	t.Helper()
+	l.Mount(t, version, "")
+	const log = wire.Data + "/verify.log"
+	command := []string{wire.Share + "/understudy", "store", "verify", "file://" + Dir}
+	first := make(chan wire.Result, 1)
+	go func() {
+		res, err := l.Clients[0].run(wire.Command{
+			Args:    []string{"busybox", "sh", "-c", strings.Join(command, " ") + " --peer client2 >" + log + " 2>&1"},
+			Timeout: 5 * time.Minute,
+		})
+		if err != nil {
+			res = wire.Result{Output: err.Error(), Code: -1}
+		}
+		first <- res
+	}()
+	told := func() string { return l.Clients[0].Run(t, wire.Command{Args: []string{"busybox", "cat", log}}).Output }
+	join := regexp.MustCompile(`--join ([a-z0-9]+)`)
+	var token []string
+	if !harness.Poll(time.Minute, func() bool { token = join.FindStringSubmatch(told()); return token != nil }) {
+		t.Fatalf("nothing to join: %s", told())
+	}
+	second := l.Clients[1].Run(t, wire.Command{Args: append(command, "--join", token[1]), Timeout: 5 * time.Minute})
+	if res := <-first; res.Code != 0 || second.Code != 0 {
+		t.Errorf("exit codes %d and %d\n%s\n%s\n%s", res.Code, second.Code, res.Output, told(), second.Output)
+	}
+	for _, said := range []string{told(), second.Output} {
+		lines := strings.Split(strings.TrimSpace(said), "\n")
+		if last := lines[len(lines)-1]; !strings.Contains(last, ": safe: ") {
+			t.Errorf("the verdict is %q", last)
+		}
+	}
+}
+
+// testDoctor asks the doctor before the first start. What it finds wrong with
+// the rest of so bare a machine is no matter; of the store nothing is.
+func testDoctor(t *testing.T, l *Lab, version string) {
+	t.Helper()
+	l.Mount(t, version, "")
+	g := l.Clients[0]
+	g.configure(t)
+	var r doctor.Report
+	g.ask(t, &r, "doctor", "--config", configFile)
+	var of []string
+	for _, f := range r.Findings {
+		if strings.HasPrefix(f.Name, "store") {
+			of = append(of, f.Name)
+			if f.Status != persistence.GradeOK {
+				t.Errorf("%s: %s: %s -> %s", f.Status, f.Name, f.Detail, f.Remedy)
+			}
+		}
+		if f.Name == "store file system" && !strings.HasPrefix(f.Detail, "nfs") {
+			t.Errorf("the file system is said to be %s", f.Detail)
+		}
+		t.Logf("%-4s  %-20s  %s", f.Status, f.Name, f.Detail)
+	}
+	if !r.OK || !slices.Contains(of, "store semantics") || !slices.Contains(of, "store file system") {
+		t.Errorf("doctor says %q, of the store it looked at %v", r.Verdict, of)
+	}
+	harness.Note(t, fmt.Sprintf("NFS %s: doctor says %q", version, r.Verdict))
 }
 
 // testTwoClients is the test of the contract with its two handles on two

@@ -1,6 +1,7 @@
 package nfs
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -62,6 +63,14 @@ func (l *Lab) NewPlane(tb testing.TB) (nodes []*Node) {
 // StartNode starts a node on the guest.
 func (g *Guest) StartNode(tb testing.TB) *Node {
 	tb.Helper()
+	g.configure(tb)
+	pid := g.Start(tb, wire.Command{Args: []string{wire.Share + "/understudy", "server", "--config", configFile}, Log: nodeLog})
+	return &Node{Guest: g, pid: pid}
+}
+
+// configure writes the configuration of the guest's node.
+func (g *Guest) configure(tb testing.TB) {
+	tb.Helper()
 	g.WriteFile(tb, recordsDir+"/README", []byte("what services write about themselves\n"))
 	g.WriteFile(tb, configFile, fmt.Appendf(nil, `
 persistenceDir: %s
@@ -72,8 +81,15 @@ server: {listen: ":8443"}
 service: {command: [%s], drainDelay: 0s, env: {REC_DIR: %s}}
 log: {level: debug}
 `, Dir, g.dataDir(), g.Address, wire.Share+"/recorder", recordsDir))
-	pid := g.Start(tb, wire.Command{Args: []string{wire.Share + "/understudy", "server", "--config", configFile}, Log: nodeLog})
-	return &Node{Guest: g, pid: pid}
+}
+
+// ask runs a command of understudy that answers JSON and must succeed.
+func (g *Guest) ask(tb testing.TB, answer any, args ...string) {
+	tb.Helper()
+	res := g.Run(tb, wire.Command{Args: append([]string{wire.Share + "/understudy", "-o", "json"}, args...), Timeout: 3 * time.Minute})
+	if err := json.Unmarshal([]byte(res.Output), answer); err != nil || res.Code != 0 {
+		tb.Errorf("%v: exit code %d, %v\n%s", args, res.Code, err, res.Output)
+	}
 }
 
 // dataDir is where the node keeps what is local: another place for each plane.
