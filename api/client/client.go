@@ -202,13 +202,55 @@ func (c *Client) do(ctx context.Context, method, path string, form url.Values) (
 	return nil, &UnreachableError{Attempts: tried}
 }
 
+// stream copies the answer of the first endpoint that can be reached.
+func (c *Client) stream(ctx context.Context, path string, w io.Writer) error {
+	first := int(c.last.Load())
+	var tried []Attempt
+	for i := range c.endpoints {
+		endpoint := c.endpoints[(first+i)%len(c.endpoints)]
+		resp, err := c.send(ctx, http.MethodGet, endpoint, path, nil)
+		if err != nil {
+			tried = append(tried, Attempt{Endpoint: endpoint, Err: plain(err)})
+			continue
+		}
+		defer func() { _ = resp.Body.Close() }()
+		if resp.StatusCode/100 != 2 {
+			b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+			if err != nil {
+				return fmt.Errorf("read the answer: %w", err)
+			}
+			return (&answer{endpoint: endpoint, code: resp.StatusCode, header: resp.Header, body: b}).refused()
+		}
+		if _, err = io.Copy(w, resp.Body); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("%s ended in between: %w", endpoint, err)
+		}
+		return nil
+	}
+	return &UnreachableError{Attempts: tried}
+}
+
 func (c *Client) once(ctx context.Context, method, endpoint, path string, form url.Values) (*answer, error) {
-	var body io.Reader
 	if method == http.MethodGet {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, c.opt.Timeout)
 		defer cancel()
-	} else {
+	}
+	resp, err := c.send(ctx, method, endpoint, path, form)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return nil, fmt.Errorf("read the answer: %w", err)
+	}
+	return &answer{endpoint: endpoint, code: resp.StatusCode, header: resp.Header, body: b}, nil
+}
+
+// send sends one request; the body of the answer is the caller's to close.
+func (c *Client) send(ctx context.Context, method, endpoint, path string, form url.Values) (*http.Response, error) {
+	var body io.Reader
+	if method != http.MethodGet {
 		body = strings.NewReader(form.Encode())
 	}
 	req, err := http.NewRequestWithContext(ctx, method, endpoint+path, body)
@@ -224,16 +266,7 @@ func (c *Client) once(ctx context.Context, method, endpoint, path string, form u
 	if c.opt.User != "" || c.opt.Password != "" {
 		req.SetBasicAuth(c.opt.User, c.opt.Password)
 	}
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = resp.Body.Close() }()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	if err != nil {
-		return nil, fmt.Errorf("read the answer: %w", err)
-	}
-	return &answer{endpoint: endpoint, code: resp.StatusCode, header: resp.Header, body: b}, nil
+	return c.http.Do(req)
 }
 
 // maybeSent reports whether a request that failed may have arrived: not if
@@ -387,6 +420,25 @@ func (c *Client) PlaneID(ctx context.Context) (string, error) {
 		return "", err
 	}
 	return string(a.body), a.refused()
+}
+
+// Service returns the managed service of the answering node.
+func (c *Client) Service(ctx context.Context) (v1.Service, error) {
+	return call[v1.Service](ctx, c, http.MethodGet, "/v1/server/service", nil)
+}
+
+// ControlService asks the answering node to start, stop or restart its service
+// or to reset-failures, and returns how the service is once that is done. A
+// StatusError 412 says why it is not possible now.
+func (c *Client) ControlService(ctx context.Context, action string) (v1.Service, error) {
+	return call[v1.Service](ctx, c, http.MethodPost, "/v1/server/service/"+url.PathEscape(action), nil)
+}
+
+// ServiceLogs writes the last lines of the service's output on the answering
+// node, and with follow whatever comes after them until ctx or the node ends.
+func (c *Client) ServiceLogs(ctx context.Context, w io.Writer, lines int, follow bool) error {
+	q := url.Values{"lines": {strconv.Itoa(lines)}, "follow": {strconv.FormatBool(follow)}}
+	return c.stream(ctx, "/v1/server/service/logs?"+q.Encode(), w)
 }
 
 // Shutdown has the answering node stop in order, handing over if it is MASTER.

@@ -16,7 +16,8 @@
 //
 // Every GET is answered from memory: Node.Status returns a snapshot and no
 // handler of a GET calls anything that can wait, so a hung store delays no
-// answer. Tested by giving the handlers a node whose every other method
+// answer. The one exception is the service's log, which is read from the local
+// disk, as a stream. Tested by giving the handlers a node whose every other method
 // blocks.
 //
 // MASTER is never read from a flag. Each request takes the snapshot, reads the

@@ -76,6 +76,7 @@ var (
 	descRecords      = describe("node_records_total", "Records of this node: written, or failed to be.", "outcome")
 	descGuard        = describe("guard_acknowledgement_age_seconds", "Age of the renewal that the deadline rests on which the guard acknowledged last. Only while the term is held.")
 	descRestarts     = describe("service_restarts_total", "Restarts of the managed service on this node.")
+	descFailures     = describe("service_failures", "Exits and failed checks of the managed service on this node since the daemon began or an operator reset them.")
 	descServiceReady = describe("service_ready", "1 while the managed service runs and is ready; without one, while this node is MASTER.")
 	descStoreUp      = describe("store_up", "1 while the last read and the last write of the store succeeded and are recent.")
 	descNodes        = describe("nodes", "Nodes of the plane by state, as this node sees them, itself included.", "state")
@@ -87,7 +88,7 @@ var (
 func (nodeCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descBuild, descNode, descState, descMaster, descLeader, descTerm, descPaused, descRemaining, descTimeout,
-		descInterval, descChanges, descBeats, descLate, descRecords, descGuard, descRestarts, descServiceReady,
+		descInterval, descChanges, descBeats, descLate, descRecords, descGuard, descRestarts, descFailures, descServiceReady,
 		descStoreUp, descNodes, descElectable, descVisible,
 	} {
 		ch <- d
@@ -117,6 +118,7 @@ func (c nodeCollector) Collect(ch chan<- prometheus.Metric) {
 		gauge(descGuard, p.now.Longest(p.Reign.T0).Seconds())
 	}
 	gauge(descServiceReady, one(p.serviceOK()))
+	gauge(descFailures, float64(p.Service.Failures))
 	gauge(descStoreUp, one(p.alive() && p.storeOK()))
 	c.collectNodes(p, gauge)
 	collectCounts(p.Counts, ch)

@@ -230,6 +230,7 @@ func (p picture) self(wall time.Time) v1.Node {
 	w.Why = orNull(why)
 	ms := p.Store.Latency.Milliseconds()
 	w.StoreLatencyMs = &ms
+	w.ServiceFailures = p.Service.Failures
 	if p.leading() {
 		age := p.now.Longest(p.Reign.T0).Milliseconds() // its renewal of the register is its heartbeat
 		w.AgeMs = &age

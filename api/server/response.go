@@ -1,7 +1,9 @@
 package server
 
 import (
+	"context"
 	"encoding/json"
+	"io"
 	"net/http"
 	"strconv"
 
@@ -14,6 +16,8 @@ type response struct {
 	contentType string // empty: no body
 	body        []byte
 	header      http.Header // more headers; nil for none
+	// stream writes the body instead, piece by piece, until ctx ends.
+	stream func(ctx context.Context, w io.Writer) error
 }
 
 const (
@@ -60,6 +64,11 @@ func (resp response) write(w http.ResponseWriter) {
 	h["X-Content-Type-Options"] = []string{"nosniff"}
 	for k, v := range resp.header {
 		h[k] = v
+	}
+	if resp.stream != nil {
+		h["Content-Type"] = []string{resp.contentType}
+		w.WriteHeader(resp.status)
+		return
 	}
 	if resp.contentType != "" {
 		h["Content-Type"] = []string{resp.contentType}

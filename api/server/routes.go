@@ -3,6 +3,8 @@ package server
 import (
 	"net/http"
 	"slices"
+
+	"github.com/understudy-ha/understudy/pkg/ha"
 )
 
 // role says who may use a route.
@@ -67,6 +69,13 @@ func routes() []route {
 		{methods: get, path: "/v1/server/planeid", role: viewer, handle: getPlaneID},
 		{methods: get, path: "/v1/server/user", role: viewer, handle: getUser},
 		{methods: post, path: "/v1/server/shutdown", role: operator, anyNode: true, handle: shutdown},
+
+		{methods: get, path: "/v1/server/service", role: viewer, handle: getService},
+		{methods: get, path: "/v1/server/service/logs", role: operator, handle: getServiceLogs},
+		{methods: post, path: "/v1/server/service/start", role: operator, anyNode: true, slow: true, handle: controlService(ha.ServiceStart)},
+		{methods: post, path: "/v1/server/service/stop", role: operator, anyNode: true, slow: true, handle: controlService(ha.ServiceStop)},
+		{methods: post, path: "/v1/server/service/restart", role: operator, anyNode: true, slow: true, handle: controlService(ha.ServiceRestart)},
+		{methods: post, path: "/v1/server/service/reset-failures", role: operator, anyNode: true, slow: true, handle: controlService(ha.ServiceResetFailures)},
 
 		{methods: get, path: "/v1/access", role: viewer, handle: getAccess},
 		{methods: get, path: "/v1/openapi.yaml", role: open, handle: getOpenAPI},

@@ -73,6 +73,13 @@ func serve(ctx context.Context, ln net.Listener, h http.Handler, tlsConfig *tls.
 		// What clients do wrong (port scans, handshakes given up) is not news.
 		ErrorLog: log.New(debugWriter{logger}, "", 0),
 	}
+	// Streams have no end of their own: they end as soon as the server stops.
+	streams, endStreams := context.WithCancel(context.WithoutCancel(ctx))
+	defer endStreams()
+	srv.RegisterOnShutdown(endStreams)
+	srv.BaseContext = func(net.Listener) context.Context {
+		return context.WithValue(context.WithoutCancel(ctx), streamsKey{}, streams)
+	}
 	served := make(chan error, 1)
 	go func() {
 		if tlsConfig != nil {

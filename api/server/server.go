@@ -40,6 +40,8 @@ type Options struct {
 	// StoreRequests says how many requests of each kind were sent to the store
 	// since the node began; nil: nobody counts them.
 	StoreRequests func() map[string]uint64
+	// Service is the managed service; nil: there is none.
+	Service Service
 	// Wall is the wall clock, for the timestamps people read. nil: time.Now.
 	Wall func() time.Time
 }
@@ -144,6 +146,10 @@ func (s *server) handler(rt route) http.Handler {
 		resp := rt.handle(s, r)
 		if rt.health {
 			haHeaders(w.Header(), r.picture)
+		}
+		if resp.stream != nil {
+			s.sendStream(w, hr, resp)
+			return
 		}
 		resp.write(w)
 	})

@@ -72,6 +72,10 @@ type Node struct {
 	Electable      bool    `json:"electable"` // could be promoted now
 	Why            *string `json:"why"`       // why it is not electable or not what it says it is
 	StoreLatencyMs *int64  `json:"storeLatencyMs"`
+
+	// ServiceFailures is the answering node's own fail count; left out when it
+	// is 0, and for others.
+	ServiceFailures int `json:"serviceFailures,omitempty"`
 }
 
 // Metrics is the answer of GET /v1/server/ha/metrics.
@@ -172,6 +176,40 @@ type Version struct {
 type Access struct {
 	LocationProvisioningAllowed bool              `json:"locationProvisioningAllowed"`
 	Links                       map[string]string `json:"links"`
+}
+
+// Service is the answer of GET /v1/server/service, and of the POSTs beneath it:
+// the managed service of the answering node.
+type Service struct {
+	// Phase is idle, starting, ready, restarting, stopping, stopped (by an
+	// operator), stuck or none.
+	Phase    string         `json:"phase"`
+	Pid      int            `json:"pid"`      // 0 if it does not run
+	GuardPid int            `json:"guardPid"` // 0 if there is no guard
+	Since    time.Time      `json:"since"`    // when the phase began
+	Restarts int            `json:"restarts"` // in the present term
+	Failures int            `json:"failures"` // exits and failed checks since the daemon began or they were reset
+	LastExit *ServiceExit   `json:"lastExit"`
+	Detail   *string        `json:"detail"`
+	Checks   []ServiceCheck `json:"checks"`  // liveness checks
+	Standby  *string        `json:"standby"` // phase of the standby command; null: there is none
+}
+
+// ServiceExit is the last end of the service's main process.
+type ServiceExit struct {
+	Code   int       `json:"code"` // 128+n for death by signal n
+	Reason string    `json:"reason"`
+	At     time.Time `json:"at"`
+}
+
+// ServiceCheck is how one liveness check stands.
+type ServiceCheck struct {
+	Name  string     `json:"name"`
+	Kind  string     `json:"kind"`  // http, tcp, file, exec
+	Fails int        `json:"fails"` // in a row
+	Fall  int        `json:"fall"`  // so many make the service a failed one
+	Error *string    `json:"error"` // of the last try; null if it passed
+	At    *time.Time `json:"at"`    // of the last try; null if there was none in this run
 }
 
 // HealthReport is the body of GET /v1/server/ha/health.

@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/understudy-ha/understudy/pkg/guard"
+	"github.com/understudy-ha/understudy/pkg/supervise"
 )
 
 // version is set by the build: -ldflags "-X main.version=v1.2.3".
@@ -22,6 +23,8 @@ func main() {
 			os.Exit(guard.Main())
 		case "shim":
 			os.Exit(guard.ShimMain())
+		case supervise.LogCommand:
+			os.Exit(supervise.LogMain(os.Args[2:]))
 		case releaseCommand:
 			os.Exit(releaseChild(os.Args[2:], os.Stdin, os.Stderr))
 		}

@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
@@ -25,6 +26,7 @@ import (
 	"github.com/understudy-ha/understudy/pkg/guard"
 	"github.com/understudy-ha/understudy/pkg/ha"
 	"github.com/understudy-ha/understudy/pkg/lease"
+	"github.com/understudy-ha/understudy/pkg/supervise"
 )
 
 // daemon is one node put together: lock, memory, store, service, REST. It is
@@ -34,18 +36,20 @@ type daemon struct {
 	log    *zap.Logger
 	timing election.Timing
 
-	run      lease.Incarnation
-	lock     *os.File
-	dir      *ha.Dir
-	store    persistence.Store
-	meter    meter
-	loc      config.Location
-	service  ha.Service
-	listener net.Listener
-	tls      *tls.Config
-	auth     server.Auth
-	uri      string
-	warnings []string
+	run     lease.Incarnation
+	lock    *os.File
+	dir     *ha.Dir
+	store   persistence.Store
+	meter   meter
+	loc     config.Location
+	service ha.Service
+	// supervisor is what service rests on; nil with service.none.
+	supervisor *supervise.Supervisor
+	listener   net.Listener
+	tls        *tls.Config
+	auth       server.Auth
+	uri        string
+	warnings   []string
 
 	lied bool // the store was seen to break its promise; owned by verify
 
@@ -79,11 +83,19 @@ func runNode(ctx context.Context, d *daemon) (err error) {
 	// answer 503 while the service is being stopped.
 	rest, stopRest := context.WithCancel(context.WithoutCancel(ctx))
 	served := make(chan error, 1)
-	handler := server.New(node, server.Options{
+	opt := server.Options{
 		Logger: d.log, Auth: d.auth, NonMaster: server.NonMaster(d.cfg.Server.NonMaster), Build: server.Build{SHA1: build().Commit},
 		Collectors: []prometheus.Collector{&d.meter}, StoreRequests: d.meter.requests,
-	})
+	}
+	if d.supervisor != nil {
+		opt.Service = d.supervisor
+	}
+	handler := server.New(node, opt)
 	go func() { served <- server.Serve(rest, d.listener, handler, d.tls, d.log) }()
+	var standby sync.WaitGroup
+	defer standby.Wait()
+	defer stopRest()
+	standby.Go(func() { d.watchStandby(rest, node) })
 	d.log.Info("started", zap.String("node", string(d.dir.Node())), zap.String("uri", d.uri),
 		zap.String("mode", string(d.cfg.HighAvailabilityMode)), zap.String("store", d.store.Limits().URL),
 		zap.Duration("heartbeatTimeout", d.timing.Timeout), zap.Int("pid", os.Getpid()), zap.String("version", build().Version))

@@ -15,6 +15,7 @@ import (
 	"github.com/understudy-ha/understudy/pkg/config"
 	"github.com/understudy-ha/understudy/pkg/guard"
 	"github.com/understudy-ha/understudy/pkg/ha"
+	"github.com/understudy-ha/understudy/pkg/lease"
 	"github.com/understudy-ha/understudy/pkg/supervise"
 )
 
@@ -44,9 +45,12 @@ func (d *daemon) newService(ctx context.Context) (ha.Service, error) {
 	}
 	o := supervise.Options{
 		Command: s.Command, Dir: dir, Env: serviceEnv(s.Env, storeSecrets(d.loc)),
-		Ready:      supervise.Check{HTTP: s.Ready.HTTP, TCP: s.Ready.TCP, Exec: s.Ready.Exec},
+		Ready:  supervise.Check{HTTP: s.Ready.HTTP, TCP: s.Ready.TCP, File: s.Ready.File, Exec: s.Ready.Exec},
+		Checks: livenessChecks(s.Checks), DrainDelay: s.DrainDelay, StandbyCommand: s.StandbyCmd,
+		StopCommand: s.Stop, Probe: s.Probe, OnUnexpected: supervise.OnUnexpected(s.OnUnexpected),
+		LogMaxSize: orNone(int64(s.Log.MaxSize)), LogKeep: orNone(s.Log.Keep),
 		StartGrace: s.StartGrace, StartTimeout: s.StartTimeout,
-		Restart: supervise.Policy(s.Restart), MaxRestarts: maxRestarts(s), Window: s.Window,
+		Restart: supervise.Policy(s.Restart), MaxRestarts: orNone(s.MaxRestarts), Window: s.Window,
 		StopSignal: sig, StopTimeout: d.timing.Stop, GuardStop: d.cfg.GuardStopTimeout(d.timing.Stop),
 		DataDir: d.cfg.DataDir, Lock: d.lock, Isolation: s.Isolation, Subreaper: true, Incarnation: d.run,
 		ReleaseArgv: []string{"/proc/self/exe", releaseCommand},
@@ -64,6 +68,9 @@ func (d *daemon) newService(ctx context.Context) (ha.Service, error) {
 			o.OutputPath = filepath.Join(d.cfg.DataDir, "service.log")
 		}
 	}
+	if err := vacant(ctx, o); err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, guardStartLimit)
 	defer cancel()
 	sup, err := supervise.New(ctx, o)
@@ -73,16 +80,56 @@ func (d *daemon) newService(ctx context.Context) (ha.Service, error) {
 	for _, what := range sup.Lost() {
 		d.warn("PROTECTION_LOST: " + what)
 	}
+	d.supervisor = sup
 	d.log.Info("guard", zap.Int("pid", sup.Info().GuardPid), zap.String("isolation", sup.Isolation()))
 	return sup, nil
 }
 
-// maxRestarts says "none" in the supervisor's words.
-func maxRestarts(s config.Service) int {
-	if s.MaxRestarts == 0 {
+// orNone says "none" in the supervisor's words, where 0 is the default.
+func orNone[T int | int64](n T) T {
+	if n == 0 {
 		return -1
 	}
-	return s.MaxRestarts
+	return n
+}
+
+func livenessChecks(configured []config.Check) []supervise.Check {
+	var checks []supervise.Check
+	for _, c := range configured {
+		checks = append(checks, supervise.Check{
+			Name: c.Name, HTTP: c.HTTP, TCP: c.TCP, File: c.File, Exec: c.Exec,
+			Interval: c.Interval, Timeout: c.Timeout, Rise: c.Rise, Fall: c.Fall,
+		})
+	}
+	return checks
+}
+
+// vacant refuses to begin where the service already runs without us.
+func vacant(ctx context.Context, o supervise.Options) error {
+	ctx, cancel := context.WithTimeout(ctx, o.StartTimeout)
+	defer cancel()
+	if err := o.Vacant(ctx); err != nil {
+		return exitf(exitPrecondition, "service: %w", err)
+	}
+	return nil
+}
+
+// watchStandby tells the supervisor when this node is a hot standby, until ctx
+// ends.
+func (d *daemon) watchStandby(ctx context.Context, node *ha.Node) {
+	if d.supervisor == nil || len(d.cfg.Service.StandbyCmd) == 0 {
+		return
+	}
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		d.supervisor.Standby(node.State() == lease.StateHotStandby) //nolint:contextcheck // what it starts ends with the supervisor
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // serviceEnv is this process' environment without the store's secrets, and

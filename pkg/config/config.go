@@ -95,24 +95,58 @@ type Service struct {
 	None         bool              `yaml:"none"`
 	Isolation    string            `yaml:"isolation" enum:"auto,pid-namespace,cgroup,group"`
 	Ready        Ready             `yaml:"ready"`
+	Checks       []Check           `yaml:"checks"`
 	Restart      string            `yaml:"restart" enum:"always,on-failure,never"`
 	MaxRestarts  int               `yaml:"maxRestarts"`
 	Window       time.Duration     `yaml:"window"`
 	StartTimeout time.Duration     `yaml:"startTimeout"`
 	StartGrace   time.Duration     `yaml:"startGrace"`
 	DrainDelay   time.Duration     `yaml:"drainDelay"`
+	Stop         []string          `yaml:"stop"`  // asks the service to stop, before stopSignal
+	Probe        []string          `yaml:"probe"` // exit code 0: it runs here, 7: it does not
+	OnUnexpected string            `yaml:"onUnexpected" enum:"block,stop"`
+	StandbyCmd   []string          `yaml:"standbyCommand"` // runs while the node is HOT_STANDBY
 	StopSignal   Signal            `yaml:"stopSignal" enum:"TERM,INT,QUIT,HUP,USR1,USR2,WINCH,KILL"`
 	StopTimeout  time.Duration     `yaml:"stopTimeout" derive:"min(10s, 2T/5)"` // S
 	Output       string            `yaml:"output"`                              // empty: DataDir/service.log
+	Log          ServiceLog        `yaml:"log"`
 }
 
-// Ready is the section "service.ready": at most one of the three; with none
+// Ready is the section "service.ready": at most one of the four; with none
 // the service is ready when it has been alive for StartGrace.
 type Ready struct {
 	HTTP string   `yaml:"http"` // URL that answers below 400
 	TCP  string   `yaml:"tcp"`  // host:port that accepts
+	File string   `yaml:"file"` // path that exists
 	Exec []string `yaml:"exec"` // command that exits 0
 }
+
+// Check is one of "service.checks": exactly one of http, tcp, file and exec.
+type Check struct {
+	Name     string        `yaml:"name,omitempty"`
+	HTTP     string        `yaml:"http,omitempty"`
+	TCP      string        `yaml:"tcp,omitempty"`
+	File     string        `yaml:"file,omitempty"`
+	Exec     []string      `yaml:"exec,omitempty"`
+	Interval time.Duration `yaml:"interval"` // between two tries
+	Timeout  time.Duration `yaml:"timeout"`  // of one try
+	Rise     int           `yaml:"rise"`     // passes in a row that make up for fewer than fall failures
+	Fall     int           `yaml:"fall"`     // failures that make the service a failed one
+}
+
+// defaultCheck is what a check does not say itself.
+func defaultCheck() Check {
+	return Check{Interval: 5 * time.Second, Timeout: 2 * time.Second, Rise: 1, Fall: 3}
+}
+
+// ServiceLog is the section "service.log": the file that output names.
+type ServiceLog struct {
+	MaxSize Size `yaml:"maxSize"` // before it is rotated; 0: never
+	Keep    int  `yaml:"keep"`    // older files
+}
+
+// Size is a number of bytes.
+type Size int64
 
 // Guard is the section "guard".
 type Guard struct {
@@ -165,6 +199,8 @@ func Default() *Config {
 		Server: Server{Listen: ":8443", NonMaster: "forbid"},
 		Service: Service{
 			Isolation:    "auto",
+			OnUnexpected: "block",
+			Log:          ServiceLog{MaxSize: 10 << 20, Keep: 5},
 			Restart:      "on-failure",
 			MaxRestarts:  3,
 			Window:       time.Minute,

@@ -26,6 +26,11 @@ func writeFile(t *testing.T, name, text string) string {
 	return path
 }
 
+// minimalService is a file whose service has more settings than a command.
+func minimalService(more string) string {
+	return "persistenceDir: /mnt/u\nservice: {command: [a], " + more + "}\n"
+}
+
 const minimal = "persistenceDir: /mnt/understudy\nservice: {command: [sleep, 60]}\n"
 
 func TestMinimalFile(t *testing.T) {
@@ -98,7 +103,20 @@ func TestFileErrors(t *testing.T) {
 		{"guard longer than S", minimal + "guard: {stopTimeout: 11s}\n", []string{"u.yaml:3: guard.stopTimeout: 11s is longer than service.stopTimeout 10s"}},
 		{"start too short", "persistenceDir: /mnt/u\nservice:\n  command: [a]\n  startTimeout: 1s\n  startGrace: 2s\n", []string{"u.yaml:4: service.startTimeout: 1s is not longer than service.startGrace 2s"}},
 		{"removal before timeout", minimal + "ha: {inactiveNodeRemoval: 30s}\n", []string{"u.yaml:3: ha.inactiveNodeRemoval: 30s is not longer than ha.heartbeatTimeout 30s"}},
-		{"delegating command", "persistenceDir: /mnt/u\nservice: {command: [/usr/bin/docker, run, x]}\n", []string{"u.yaml:2: service.command: /usr/bin/docker asks another process"}},
+		{"delegating command", "persistenceDir: /mnt/u\nservice: {command: [/usr/bin/docker, run, x]}\n", []string{"u.yaml:2: service.command: /usr/bin/docker asks another process", "service.stop and service.probe"}},
+		{"delegating command with a probe", "persistenceDir: /mnt/u\nservice: {command: [docker, run, x], stop: [docker, stop, x], probe: [/p]}\n", []string{"service.command: docker asks another process", "this version"}},
+		{"delegating standby", minimalService("standbyCommand: [ssh, b, x]"), []string{"u.yaml:2: service.standbyCommand: ssh asks another process"}},
+		{"stop what is unknown", minimalService("onUnexpected: stop"), []string{"u.yaml:2: service.onUnexpected: stop needs service.probe"}},
+		{"stop by nothing", minimalService("onUnexpected: stop, probe: [p]"), []string{"u.yaml:2: service.onUnexpected: stop needs service.stop"}},
+		{"check of nothing", minimalService("checks: [{name: x}]"), []string{"u.yaml:2: service.checks: x: 0 of http, tcp, file and exec are set; set exactly one"}},
+		{"checks by one name", minimalService("checks: [{name: x, tcp: 'h:1'}, {name: x, tcp: 'h:2'}]"), []string{"service.checks: x: two checks have this name"}},
+		{"check with a slip", minimalService("checks: [{tpc: 'h:1'}]"), []string{"u.yaml:2: service.checks: check 1: unknown key tpc; did you mean tcp?"}},
+		{"check without a unit", minimalService("checks: [{tcp: 'h:1', interval: 5}]"), []string{"service.checks: check 1: interval 5 has no unit"}},
+		{"check that never falls", minimalService("checks: [{tcp: 'h:1', fall: 0}]"), []string{"rise and fall at least 1"}},
+		{"check of a relative file", minimalService("checks: [{file: up}]"), []string{`service.checks: "up" is not an absolute path`}},
+		{"ready file on the store", minimalService("ready: {file: /mnt/u/up}"), []string{"service.ready.file: /mnt/u/up lies on the shared store"}},
+		{"log that is too small", minimalService("log: {maxSize: 1KiB}"), []string{"service.log.maxSize: 1KiB would rotate all the time"}},
+		{"log without a unit", minimalService("log: {maxSize: 1000}"), []string{`service.log.maxSize: "1000" is not a size; write e.g. 512KiB`}},
 		{"reserved variable", "persistenceDir: /mnt/u\nservice: {command: [a], env: {HA_TERM: 1}}\n", []string{"u.yaml:2: service.env: HA_TERM"}},
 		{"two checks", "persistenceDir: /mnt/u\nservice: {command: [a], ready: {http: 'http://h/', tcp: 'h:1'}}\n", []string{"u.yaml:2: service.ready.tcp: beside service.ready.http"}},
 		{"listen", minimal + "server: {listen: 8443}\n", []string{`u.yaml:3: server.listen: "8443" is not host:port; write e.g. ":8443"`}},
@@ -466,4 +484,25 @@ func FuzzLoad(f *testing.F) {
 			t.Error(diff)
 		}
 	})
+}
+
+// A check says what differs from the defaults; every kind of value is read.
+func TestServiceChecks(t *testing.T) {
+	text := minimalService(`checks: [{name: web, http: "http://127.0.0.1:80/"}, {exec: [/bin/true, 1], interval: 1s, timeout: 500ms, rise: 2, fall: 5}], log: {maxSize: 3MiB, keep: 0}`)
+	c, _, err := Load(writeFile(t, "u.yaml", text), nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Check{
+		{Name: "web", HTTP: "http://127.0.0.1:80/", Interval: 5 * time.Second, Timeout: 2 * time.Second, Rise: 1, Fall: 3},
+		{Exec: []string{"/bin/true", "1"}, Interval: time.Second, Timeout: 500 * time.Millisecond, Rise: 2, Fall: 5},
+	}
+	if !reflect.DeepEqual(c.Service.Checks, want) || c.Service.Log != (ServiceLog{MaxSize: 3 << 20}) {
+		t.Errorf("%+v", c.Service)
+	}
+	// What Show prints is read back as the same.
+	again, _, err := Load(writeFile(t, "again.yaml", string(c.Show(nil, "h", true))), nil, nil)
+	if err != nil || !reflect.DeepEqual(again.Service.Checks, want) || again.Service.Log != c.Service.Log {
+		t.Errorf("%v\n%s", err, c.Show(nil, "h", true))
+	}
 }

@@ -332,6 +332,16 @@ func assign(v reflect.Value, s setting, n *yaml.Node) error {
 	if isNull(n) {
 		return fmt.Errorf("has no value; must be %s (or remove the key)", wanted(s))
 	}
+	if s.kind == checksType {
+		if n.Kind != yaml.SequenceNode {
+			return mismatch()
+		}
+		list, err := checkList(n)
+		if err == nil {
+			v.Set(reflect.ValueOf(list))
+		}
+		return err
+	}
 	if s.kind.Kind() == reflect.Slice {
 		list, ok := scalars(n)
 		if n.Kind != yaml.SequenceNode || !ok {
@@ -362,6 +372,12 @@ func assign(v reflect.Value, s setting, n *yaml.Node) error {
 			return err
 		}
 		v.SetInt(int64(d))
+	case s.kind == sizeType:
+		b, err := parseSize(text)
+		if err != nil {
+			return err
+		}
+		v.SetInt(int64(b))
 	case s.kind.Kind() == reflect.Bool:
 		if n.ShortTag() != "!!bool" {
 			return mismatch()
@@ -465,6 +481,10 @@ func wanted(s setting) string {
 		return `a duration such as 500ms, 30s or 1m30s, or the word "derived"`
 	case s.kind == durationType:
 		return "a duration such as 500ms, 30s or 1m30s"
+	case s.kind == sizeType:
+		return "a size such as 512KiB, 10MiB or 1GiB"
+	case s.kind == checksType:
+		return "a list of checks such as [{name: web, http: \"http://127.0.0.1:8080/\"}]"
 	case len(s.enum) > 0:
 		return "one of " + strings.Join(s.enum, ", ")
 	case s.kind.Kind() == reflect.Bool:

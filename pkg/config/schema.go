@@ -27,7 +27,11 @@ type section struct {
 	sections map[string]*section
 }
 
-var durationType = reflect.TypeFor[time.Duration]()
+var (
+	durationType = reflect.TypeFor[time.Duration]()
+	sizeType     = reflect.TypeFor[Size]()
+	checksType   = reflect.TypeFor[[]Check]()
+)
 
 // schema is read off the tags of Config once.
 var schema = sync.OnceValue(func() *section { return describe(reflect.TypeFor[Config](), "", nil) })
@@ -39,7 +43,7 @@ func describe(t reflect.Type, prefix string, index []int) *section {
 	s := &section{prefix: prefix, settings: map[string]setting{}, sections: map[string]*section{}}
 	for i := range t.NumField() {
 		f := t.Field(i)
-		name := f.Tag.Get("yaml")
+		name, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
 		if name == "" {
 			continue
 		}

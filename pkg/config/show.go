@@ -53,6 +53,9 @@ func (c *Config) show(s setting, effective *election.Timing, hostname string, re
 		}
 		return formatDuration(d)
 	}
+	if s.kind == sizeType {
+		return Size(v.Int()).String()
+	}
 	if s.secret && !reveal {
 		if v.Kind() == reflect.Map { // the names are no secret
 			m := map[string]string{}

@@ -187,7 +187,7 @@ func (v *validator) service() {
 	case len(s.Command) > 0 && s.Command[0] == "":
 		v.bad("service.command", "its first word, the program, is empty")
 	case len(s.Command) > 0 && slices.Contains(delegating, filepath.Base(s.Command[0])):
-		v.bad("service.command", "%s asks another process to run the service, so nothing here could prove that it has stopped; name the service's own program", s.Command[0])
+		v.delegates()
 	}
 	for name := range s.Env {
 		switch {
@@ -198,6 +198,8 @@ func (v *validator) service() {
 		}
 	}
 	v.ready()
+	v.checks()
+	v.commands()
 	if s.MaxRestarts < 0 {
 		v.bad("service.maxRestarts", "%d is below 0 (0: give the term up at the first failure)", s.MaxRestarts)
 	}
@@ -224,6 +226,10 @@ func (v *validator) ready() {
 			v.bad("service.ready.tcp", "%q is not host:port; write e.g. 127.0.0.1:8080", r.TCP)
 		}
 	}
+	if r.File != "" {
+		kinds = append(kinds, "file")
+		v.local("service.ready.file", r.File)
+	}
 	if len(r.Exec) > 0 {
 		kinds = append(kinds, "exec")
 	}
@@ -232,6 +238,99 @@ func (v *validator) ready() {
 	}
 	if v.c.Service.None && len(kinds) > 0 {
 		v.bad("service.ready."+kinds[0], "checks nothing: service.none is true")
+	}
+}
+
+// delegates judges a command whose process is not the service.
+func (v *validator) delegates() {
+	s := v.c.Service
+	if len(s.Stop) == 0 || len(s.Probe) == 0 {
+		v.bad("service.command", "%s asks another process to run the service, so nothing here could prove that it has stopped; name the service's own program, or give service.stop and service.probe", s.Command[0])
+		return
+	}
+	v.bad("service.command", "%s asks another process to run the service; this version can not yet hold the release back until service.probe says 7; name the service's own program", s.Command[0])
+}
+
+// commands judges the commands beside the service's own.
+func (v *validator) commands() {
+	s := v.c.Service
+	for _, f := range []struct {
+		key  string
+		argv []string
+	}{{"service.stop", s.Stop}, {"service.probe", s.Probe}, {"service.standbyCommand", s.StandbyCmd}} {
+		switch {
+		case len(f.argv) == 0:
+		case f.argv[0] == "":
+			v.bad(f.key, "its first word, the program, is empty")
+		case s.None:
+			v.bad(f.key, "is for a service, and service.none is true; remove one of them")
+		}
+	}
+	if len(s.StandbyCmd) > 0 && slices.Contains(delegating, filepath.Base(s.StandbyCmd[0])) {
+		v.bad("service.standbyCommand", "%s asks another process to run something, so nothing here could prove that it has stopped before the service starts; name the program itself", s.StandbyCmd[0])
+	}
+	switch {
+	case s.OnUnexpected == "stop" && len(s.Probe) == 0:
+		v.bad("service.onUnexpected", "stop needs service.probe, which tells whether the service runs")
+	case s.OnUnexpected == "stop" && len(s.Stop) == 0:
+		v.bad("service.onUnexpected", "stop needs service.stop, the command that stops it")
+	}
+	if s.Log.Keep < 0 {
+		v.bad("service.log.keep", "%d is below 0 (0: older output is dropped)", s.Log.Keep)
+	}
+	if m := s.Log.MaxSize; m != 0 && m < 64<<10 {
+		v.bad("service.log.maxSize", "%s would rotate all the time; write at least 64KiB, or 0 for a file that is never rotated", m)
+	}
+}
+
+// checks judges service.checks.
+func (v *validator) checks() {
+	names := map[string]bool{}
+	for i, c := range v.c.Service.Checks {
+		name := c.Name
+		if name == "" {
+			name = fmt.Sprintf("check-%d", i+1)
+		}
+		bad := func(format string, args ...any) { v.bad("service.checks", name+": "+format, args...) }
+		if names[name] {
+			bad("two checks have this name; choose another")
+		}
+		names[name] = true
+		kinds := 0
+		for _, set := range []bool{c.HTTP != "", c.TCP != "", c.File != "", len(c.Exec) > 0} {
+			if set {
+				kinds++
+			}
+		}
+		if kinds != 1 {
+			bad("%d of http, tcp, file and exec are set; set exactly one", kinds)
+		}
+		if u, err := url.Parse(c.HTTP); c.HTTP != "" && (err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "") {
+			bad("http: %q is not a URL; write e.g. http://127.0.0.1:8080/health", c.HTTP)
+		}
+		if host, port, err := net.SplitHostPort(c.TCP); c.TCP != "" && (err != nil || host == "" || port == "") {
+			bad("tcp: %q is not host:port; write e.g. 127.0.0.1:8080", c.TCP)
+		}
+		if c.File != "" {
+			v.local("service.checks", c.File)
+		}
+		if c.Interval <= 0 || c.Timeout <= 0 || c.Rise < 1 || c.Fall < 1 {
+			bad("interval and timeout must be above 0, rise and fall at least 1")
+		}
+	}
+	if v.c.Service.None && len(names) > 0 {
+		v.bad("service.checks", "check nothing: service.none is true")
+	}
+}
+
+// local refuses a path that is not absolute or lies on the shared store.
+func (v *validator) local(key, path string) {
+	if !filepath.IsAbs(path) {
+		v.bad(key, "%q is not an absolute path", path)
+		return
+	}
+	if loc, err := v.c.Location(); err == nil && loc.Scheme == "file" && within(path, loc.Path) {
+		v.bad(key, "%s lies on the shared store (persistenceDir %s): when that hangs, so does the check; use a directory of this machine", path, loc.Path)
 	}
 }
 

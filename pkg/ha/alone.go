@@ -67,7 +67,9 @@ func (n *Node) runAlone(ctx context.Context) error {
 				ready = true
 			case ServiceUnready:
 				ready = false
-				n.counts.Restarts++
+				if !ev.Held {
+					n.counts.Restarts++
+				}
 			case ServiceStopping, ServiceGuardLost:
 				ready = false
 			case ServiceStuck:

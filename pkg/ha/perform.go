@@ -156,7 +156,9 @@ func (n *Node) fromService(ev ServiceEvent) election.Event {
 	case ServiceReady:
 		return election.Ready{Term: ev.Term}
 	case ServiceUnready:
-		n.counts.Restarts++
+		if !ev.Held {
+			n.counts.Restarts++
+		}
 		return election.Unready{Term: ev.Term}
 	case ServiceFailed:
 		return election.ServiceFailed{Term: ev.Term, Why: ev.Why}

@@ -96,6 +96,8 @@ func (n *Node) reason(s *Status, is, was lease.State) string {
 		return n.phases.reason
 	case is == lease.StateFailed && s.Detail != "":
 		return s.Why + ": " + s.Detail
+	case is == lease.StateInitializing && was == lease.StateMaster && s.Service.Detail != "":
+		return "the service is down: " + s.Service.Detail
 	case is == lease.StateInitializing && was == lease.StateMaster:
 		return "the service is being restarted"
 	case was == lease.StateMaster:

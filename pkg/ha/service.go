@@ -65,7 +65,8 @@ const (
 	ServiceArmed ServiceEventKind = iota + 1
 	// ServiceReady: started and its readiness check passed.
 	ServiceReady
-	// ServiceUnready: it died or its check failed; a local restart is under way.
+	// ServiceUnready: it died or its check failed, and a local restart is under
+	// way; or, with Held, an operator wants it down.
 	ServiceUnready
 	// ServiceFailed: it can not be brought up here; give the term up.
 	ServiceFailed
@@ -86,15 +87,49 @@ type ServiceEvent struct {
 	Term lease.Term
 	T0   lease.Instant // of ServiceArmed: which deadline was acknowledged
 	Why  string        // one line for people; empty when there is nothing to say
+	Held bool          // of ServiceUnready: it stays down until an operator starts it
 	Exit int           // of ServiceFailed, ServiceUnready: the exit code, -1 if none
 }
 
+// ServiceAction is what an operator asks of the managed service.
+type ServiceAction string
+
+// What an operator can ask for.
+const (
+	ServiceStart         ServiceAction = "start"
+	ServiceStop          ServiceAction = "stop"
+	ServiceRestart       ServiceAction = "restart"
+	ServiceResetFailures ServiceAction = "reset-failures"
+)
+
 // ServiceInfo describes the managed service at one moment.
 type ServiceInfo struct {
-	Phase    string    // idle, starting, ready, restarting, stopping, stuck, none
+	Phase    string    // idle, starting, ready, restarting, stopping, stopped (by an operator), stuck, none
 	Pid      int       // of the service's main process as this host sees it; 0 if none
 	GuardPid int       // 0 if there is no guard
 	Restarts int       // in the present term
 	Since    time.Time // when the phase began, wall clock, for people
 	Detail   string
+
+	Failures int            // exits and failed checks since the daemon began or an operator reset them
+	LastExit *ServiceExit   // nil: none since then
+	Checks   []ServiceCheck // liveness checks, in the order of the configuration; never changed
+	Standby  string         // phase of the standby command; empty: there is none
+}
+
+// ServiceExit is one end of the service's main process.
+type ServiceExit struct {
+	Code int // 128+n for death by signal n
+	Why  string
+	At   time.Time // wall clock
+}
+
+// ServiceCheck is how a liveness check of the service stands.
+type ServiceCheck struct {
+	Name  string
+	Kind  string    // http, tcp, file, exec
+	Fails int       // in a row
+	Fall  int       // so many make the service a failed one
+	Error string    // of the last try; empty: it passed, or there was none
+	At    time.Time // of the last try, wall clock; zero if there was none
 }

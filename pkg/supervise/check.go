@@ -10,23 +10,43 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
-	"syscall"
 	"time"
 )
 
-// Check is one readiness check. At most one of its kinds is set; none means
-// that the service is ready once it has been alive for StartGrace.
+// cleanUp is what a check that was given up may take to leave nothing behind.
+const cleanUp = time.Second
+
+// Check is a readiness or a liveness check. At most one of its kinds is set;
+// none means, for readiness, that the service is ready once it has been alive
+// for StartGrace.
 type Check struct {
+	Name string // of a liveness check: what status and log call it
+
 	HTTP string   // URL that must answer below 400; redirects are not followed, certificates not verified
 	TCP  string   // host:port that must accept a connection
 	File string   // absolute path that must exist
 	Exec []string // command that must exit with 0; run by the daemon, so keep it off shared mounts
 
-	Interval time.Duration // between two tries; 100ms
+	Interval time.Duration // between two tries; 100ms for readiness, 5s for liveness
 	Timeout  time.Duration // of one try; 2s
+
+	// Of a liveness check: after Fall failures (3) the service has failed; Rise
+	// passes in a row (1) make up for fewer.
+	Rise, Fall int
+}
+
+// kind is the word for what is checked.
+func (c Check) kind() string {
+	switch {
+	case c.HTTP != "":
+		return "http"
+	case c.TCP != "":
+		return "tcp"
+	case c.File != "":
+		return "file"
+	}
+	return "exec"
 }
 
 func (c Check) kinds() int {
@@ -68,10 +88,9 @@ func (c Check) wait(ctx context.Context, grace time.Duration, env []string) erro
 	orDefault(&c.Interval, 100*time.Millisecond)
 	orDefault(&c.Timeout, 2*time.Second)
 	var last error
+	try := c.trier()
 	for {
-		try, cancel := context.WithTimeout(ctx, c.Timeout)
-		err := c.try(try, env)
-		cancel()
+		err := try(ctx, env)
 		if err == nil {
 			return nil
 		}
@@ -80,6 +99,30 @@ func (c Check) wait(ctx context.Context, grace time.Duration, env []string) erro
 		}
 		if err := pause(ctx, c.Interval); err != nil {
 			return errors.Join(last, err)
+		}
+	}
+}
+
+// trier returns what tries once, for Timeout and the moment it takes to clean
+// up after it at most. A try that can be ended by nothing, as of a file in a
+// directory that hangs, goes on alone; until it ends there is no other.
+func (c Check) trier() func(ctx context.Context, env []string) error {
+	var pending chan error
+	return func(ctx context.Context, env []string) error {
+		ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+		defer cancel()
+		if pending == nil {
+			pending = make(chan error, 1)
+			go func(done chan<- error) { done <- c.try(ctx, env) }(pending)
+		}
+		limit := time.NewTimer(c.Timeout + cleanUp)
+		defer limit.Stop()
+		select {
+		case err := <-pending:
+			pending = nil
+			return err
+		case <-limit.C:
+			return fmt.Errorf("%s check: it hangs: %w", c.kind(), context.DeadlineExceeded)
 		}
 	}
 }
@@ -119,18 +162,6 @@ func tryHTTP(ctx context.Context, target string) error {
 	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
 	if resp.StatusCode >= 400 {
 		return fmt.Errorf("%s answered %s", target, resp.Status)
-	}
-	return nil
-}
-
-func tryExec(ctx context.Context, argv, env []string) error {
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Env = env
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = time.Second
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("%s: %w", strings.Join(argv, " "), err)
 	}
 	return nil
 }

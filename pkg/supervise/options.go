@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -39,15 +40,32 @@ type Options struct {
 	Env []string
 	// HideEnv names further variables to withhold, such as the store's secrets.
 	HideEnv []string
-	// OutputPath is a local file that the service's output is appended to;
-	// empty: the service writes to Stdout and Stderr.
+	// OutputPath is a local file that the service's output is appended to, by a
+	// process of its own (LogMain); empty: the service writes to Stdout and
+	// Stderr.
 	OutputPath string
+	LogMaxSize int64 // bytes of that file before it is rotated; 0: 10 MiB, negative: never
+	LogKeep    int   // older files kept; 0 means 5, negative none
 	// Stdout and Stderr are used when OutputPath is empty; nil: this process'.
 	Stdout, Stderr *os.File
 
 	Ready        Check         // readiness; the zero Check is "alive"
 	StartGrace   time.Duration // of "alive"; 200ms
 	StartTimeout time.Duration // from Start to ready; 60s
+
+	Checks     []Check       // liveness: the service fails when one of them does
+	DrainDelay time.Duration // between "not ready" and the stop, when an operator asks for it
+
+	// StandbyCommand runs while this node is a hot standby, in the same
+	// environment but for HA_STATE; see Standby. Empty: nothing does.
+	StandbyCommand []string
+	// StopCommand asks the service to stop before it is signalled, where time
+	// allows; empty: there is none.
+	StopCommand []string
+	// Probe tells whether the service runs on this machine: exit code 0 it
+	// does, 7 it does not, anything else is unknown. Empty: nobody asks.
+	Probe        []string
+	OnUnexpected OnUnexpected
 
 	Restart     Policy
 	BackOff     time.Duration // first pause before a restart, doubling; 1s
@@ -56,7 +74,7 @@ type Options struct {
 	Window      time.Duration // 60s
 
 	StopSignal  syscall.Signal // TERM
-	StopTimeout time.Duration  // S; only GuardStop is derived from it here. 10s
+	StopTimeout time.Duration  // S; the guard is told it with each deadline. 10s
 	GuardStop   time.Duration  // TERM to KILL when the daemon died; min(1s, S/2)
 
 	// The guard, see guard.Options.
@@ -78,6 +96,9 @@ type Options struct {
 	Subreaper bool
 
 	Log *zap.Logger // nil: none
+
+	state lease.State  // HA_STATE of what is run; empty: MASTER
+	sole  *atomic.Bool // start no guard while it is set; nil: never is
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -89,6 +110,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if err := o.Ready.validate(); err != nil {
 		return o, fmt.Errorf("service.ready: %w", err)
+	}
+	if err := o.validateChecks(); err != nil {
+		return o, err
 	}
 	if o.Restart == "" {
 		o.Restart = RestartOnFailure
@@ -104,6 +128,12 @@ func (o Options) withDefaults() (Options, error) {
 	orDefault(&o.StopTimeout, 10*time.Second)
 	orDefault(&o.GuardStop, min(time.Second, o.StopTimeout/2))
 	orDefault(&o.MaxRestarts, 3)
+	orDefault(&o.LogMaxSize, 10<<20)
+	orDefault(&o.LogKeep, 5)
+	orDefault(&o.StopSignal, syscall.SIGTERM)
+	orDefault(&o.OnUnexpected, UnexpectedBlock)
+	orDefault(&o.state, lease.StateMaster)
+	o.LogMaxSize, o.LogKeep = max(o.LogMaxSize, 0), max(o.LogKeep, 0)
 	if o.Dir == "" {
 		var err error
 		if o.Dir, err = os.Getwd(); err != nil {
@@ -117,6 +147,31 @@ func (o Options) withDefaults() (Options, error) {
 		o.Log = zap.NewNop()
 	}
 	return o, nil
+}
+
+// validateChecks gives every liveness check its defaults, and refuses those
+// that check nothing.
+func (o *Options) validateChecks() error {
+	o.Checks = slices.Clone(o.Checks)
+	names := map[string]bool{}
+	for i := range o.Checks {
+		c := &o.Checks[i]
+		orDefault(&c.Name, fmt.Sprintf("check-%d", i+1))
+		orDefault(&c.Interval, 5*time.Second)
+		orDefault(&c.Timeout, 2*time.Second)
+		orDefault(&c.Rise, 1)
+		orDefault(&c.Fall, 3)
+		switch err := c.validate(); {
+		case err != nil:
+			return fmt.Errorf("service.checks: %s: %w", c.Name, err)
+		case c.kinds() == 0:
+			return fmt.Errorf("service.checks: %s checks nothing: set one of http, tcp, file and exec", c.Name)
+		case names[c.Name]:
+			return fmt.Errorf("service.checks: two are named %s: choose another name", c.Name)
+		}
+		names[c.Name] = true
+	}
+	return nil
 }
 
 func orDefault[T comparable](v *T, def T) {
@@ -144,7 +199,7 @@ func (o Options) environment(s ha.StartOrder) []string {
 	return append(env,
 		"HA_PLANE="+string(s.Plane),
 		"HA_NODE="+string(s.Node),
-		"HA_STATE="+string(lease.StateMaster),
+		"HA_STATE="+string(o.state),
 		"HA_PREV_STATE="+string(s.PrevState),
 		"HA_TERM="+term,
 		"HA_TOKEN="+term,

@@ -33,6 +33,7 @@ const (
 	phaseReady      = "ready"
 	phaseRestarting = "restarting"
 	phaseStopping   = "stopping"
+	phaseStopped    = "stopped" // by an operator, in a term that goes on
 	phaseStuck      = "stuck"
 )
 
@@ -47,6 +48,8 @@ type Supervisor struct {
 	lost   []string
 	kind   string
 	stops  *stopLog
+	out    *output     // nil: the service writes to files of others
+	sole   atomic.Bool // this process must have no children but the guard: see prove
 
 	requests chan func() // run by the loop, in order
 	closing  chan struct{}
@@ -60,6 +63,11 @@ type Supervisor struct {
 	guard     *guard.Client // nil while there is none
 	spawned   chan spawned
 	checked   chan checked
+	watched   chan watched
+	waiting   []chan<- error // operators, for the present action to end
+	failures  int            // since an operator reset them
+	lastExit  *ha.ServiceExit
+	standby   *standby // nil: no standby command
 	term      term
 	dead      lease.Term // this term and those below are over: nothing of them lives or ever will
 	pending   *ha.Deadline
@@ -85,9 +93,14 @@ type term struct {
 	count     int
 	again     bool // start again once the former run is proven empty
 	stopCheck context.CancelFunc
-	alive     bool      // its main process
-	killed    bool      // its main process ended by KILL
-	stopAt    time.Time // when it was told to stop while alive
+	stopWatch context.CancelFunc // of the liveness checks; nil: none run
+	health    []health           // by check
+	ending    *ending            // the present run is being ended, the term goes on
+	down      bool               // stopped by an operator
+	waits     bool               // for the standby command to be gone
+	alive     bool               // its main process
+	killed    bool               // its main process ended by KILL
+	stopAt    time.Time          // when it was told to stop while alive
 }
 
 // proving is the search for the tree of a guard that is gone.
@@ -118,7 +131,7 @@ func New(ctx context.Context, o Options) (*Supervisor, error) {
 	}
 	s := &Supervisor{
 		o: o, requests: make(chan func(), 64), closing: make(chan struct{}), done: make(chan struct{}),
-		spawned: make(chan spawned, 1), checked: make(chan checked, 1),
+		spawned: make(chan spawned, 1), checked: make(chan checked, 1), watched: make(chan watched, 1),
 	}
 	if o.Subreaper {
 		if err := guard.Adopt(); err != nil {
@@ -137,6 +150,11 @@ func New(ctx context.Context, o Options) (*Supervisor, error) {
 		return nil, err
 	}
 	s.kind, s.lost = s.guard.Isolation(), s.guard.Lost()
+	if err := s.openStandby(ctx); err != nil {
+		_ = s.guard.Close(ctx)
+		s.closeFiles()
+		return nil, err
+	}
 	s.stops = openStopLog(o.DataDir)
 	s.events = newQueue()
 	// The loop outlives the call: it ends with Close.
@@ -155,11 +173,11 @@ func (s *Supervisor) openFiles() error {
 		LeaseFile: o.LeaseFile, Finals: o.Finals,
 	}
 	if o.OutputPath != "" {
-		f, err := s.open(o.OutputPath)
-		if err != nil {
+		var err error
+		if s.out, err = openOutput(o, &s.sole); err != nil {
 			return fmt.Errorf("the service's log: %w", err)
 		}
-		s.gopt.Stdout, s.gopt.Stderr = f, f
+		s.gopt.Stdout, s.gopt.Stderr = s.out.in, s.out.in
 	}
 	if o.GuardLogPath != "" {
 		f, err := s.open(o.GuardLogPath)
@@ -180,6 +198,11 @@ func (s *Supervisor) open(path string) (*os.File, error) {
 }
 
 func (s *Supervisor) closeFiles() {
+	if s.out != nil {
+		if err := s.out.close(); err != nil {
+			s.o.Log.Warn("service", zap.Error(err))
+		}
+	}
 	for _, f := range s.files {
 		f.Close()
 	}
@@ -255,6 +278,10 @@ func (s *Supervisor) loop() {
 			s.heard(e)
 		case c := <-s.checked:
 			s.checkEnded(c)
+		case w := <-s.watched:
+			s.watchedOnce(w)
+		case e := <-s.fromStandby():
+			s.standbyHeard(e)
 		case <-s.timer.C:
 			if f := s.onTimer; f != nil {
 				s.onTimer = nil
@@ -282,6 +309,8 @@ func (s *Supervisor) shutDown() {
 		}
 		cancel()
 	}
+	s.closeStandby()
+	s.answer(ha.ErrClosed)
 	s.wg.Wait()
 	select {
 	case r := <-s.spawned: // started while we were closing
@@ -306,6 +335,7 @@ func (s *Supervisor) arm(d ha.Deadline) {
 	default:
 		s.guard.Arm(guard.Deadline(d))
 	}
+	s.stepStandby() // a claim has succeeded: what is left until the start is enough, as a rule
 }
 
 func (s *Supervisor) start(o ha.StartOrder) {
@@ -318,6 +348,20 @@ func (s *Supervisor) start(o ha.StartOrder) {
 	}
 	s.endRun()
 	s.term = term{order: o, active: true, env: s.o.environment(o), startedBy: time.Now().Add(s.o.StartTimeout)}
+	if s.standbyAlive() {
+		s.waitForStandby()
+		return
+	}
+	s.begin()
+}
+
+// begin starts the service for the first time in the present term.
+func (s *Supervisor) begin() {
+	s.term.waits = false
+	if len(s.o.Probe) > 0 {
+		s.probe()
+		return
+	}
 	s.launch(phaseStarting)
 }
 
@@ -338,7 +382,9 @@ func (s *Supervisor) launch(phase string) {
 }
 
 func (s *Supervisor) stop(t lease.Term, why string) {
+	ask := false // for the stop command to run first
 	if s.term.order.Term <= t {
+		ask = s.term.alive && !s.term.stopping && len(s.o.StopCommand) > 0
 		s.endRun()
 		s.stopBegins()
 		if s.term.run != 0 && !s.term.stopping {
@@ -351,6 +397,12 @@ func (s *Supervisor) stop(t lease.Term, why string) {
 		s.proving.term = t // Empty follows the proof
 	case s.guard == nil, t <= s.dead:
 		s.over(t)
+	case ask:
+		s.runStopCommand(func() {
+			if s.guard != nil && t > s.dead {
+				s.guard.Stop(t, why)
+			}
+		})
 	default:
 		s.guard.Stop(t, why)
 	}
@@ -381,6 +433,7 @@ func (s *Supervisor) over(t lease.Term) {
 		s.show(phaseIdle, 0, "")
 	}
 	s.say(ha.ServiceEvent{Kind: ha.ServiceEmpty, Term: t})
+	s.stepStandby()
 }
 
 // heard takes an event of the guard.
@@ -404,11 +457,14 @@ func (s *Supervisor) heard(e guard.Event) {
 		}
 	case guard.NotExecutable:
 		s.exit.Store(&e.Exit)
+		s.lastExit = &ha.ServiceExit{Code: e.Exit, Why: e.Why, At: time.Now()}
 		if mine {
+			s.failures++
 			s.fail(fmt.Sprintf("%s (exit code %d); put service.command right on this node", e.Why, e.Exit), e.Exit)
 		}
 	case guard.Exited:
 		s.exit.Store(&e.Exit)
+		s.lastExit = &ha.ServiceExit{Code: e.Exit, Why: exitWords(e), At: time.Now()}
 		if e.Run == t.run {
 			t.alive, t.killed = false, e.Exit == 128+int(syscall.SIGKILL)
 		}
@@ -430,8 +486,8 @@ func (s *Supervisor) heard(e guard.Event) {
 		switch {
 		case e.Final:
 			s.over(e.Term)
-		case mine && t.again:
-			s.restart()
+		case mine:
+			s.runGone()
 		}
 	case guard.Lost:
 		s.guardLost(e.Why)
@@ -439,6 +495,18 @@ func (s *Supervisor) heard(e guard.Event) {
 		// Nothing here asks for auxiliary runs.
 	default:
 		s.o.Log.Error("unknown event of the guard", zap.String("kind", string(e.Kind)))
+	}
+}
+
+// runGone: the tree of the present run is proven empty, the term goes on.
+func (s *Supervisor) runGone() {
+	t := &s.term
+	t.run, t.alive = 0, false
+	switch {
+	case t.ending != nil:
+		s.ended()
+	case t.again:
+		s.restart()
 	}
 }
 
@@ -466,22 +534,34 @@ func (s *Supervisor) checkEnded(c checked) {
 	t.stopCheck()
 	t.stopCheck = nil
 	if c.err != nil {
+		s.failures++
 		s.fail(fmt.Sprintf("the service was not ready within startTimeout (%v): %v", s.o.StartTimeout, c.err), -1)
 		return
 	}
 	t.wasReady = true
+	s.watch()
 	s.show(phaseReady, s.Info().Pid, "")
 	s.say(ha.ServiceEvent{Kind: ha.ServiceReady, Term: t.order.Term})
+	s.answer(nil)
 }
 
 // exited decides what follows the end of the main process.
 func (s *Supervisor) exited(e guard.Event) {
 	t := &s.term
-	if t.stopCheck != nil {
-		t.stopCheck()
-		t.stopCheck = nil
-	}
+	s.cancelChecks()
 	s.stopTimer()
+	if t.ending != nil {
+		return // as asked; its Empty follows
+	}
+	why := exitWords(e)
+	if s.failed(why, e.Exit) {
+		t.again = true
+		s.show(phaseRestarting, 0, why)
+		s.say(ha.ServiceEvent{Kind: ha.ServiceUnready, Term: t.order.Term, Why: why, Exit: e.Exit})
+	}
+}
+
+func exitWords(e guard.Event) string {
 	why := fmt.Sprintf("service exited with %d", e.Exit)
 	if e.Exit > 128 {
 		why = fmt.Sprintf("service was killed by signal %d", e.Exit-128)
@@ -489,6 +569,15 @@ func (s *Supervisor) exited(e guard.Event) {
 	if e.Why != "" {
 		why += " (" + e.Why + ")"
 	}
+	return why
+}
+
+// failed counts a failure of the service and reports whether it is to be
+// started again here; otherwise the term is given up. exit is -1 for a failure
+// that is no exit.
+func (s *Supervisor) failed(why string, exit int) (again bool) {
+	t := &s.term
+	s.failures++
 	now := time.Now()
 	kept := t.restarts[:0]
 	for _, at := range t.restarts {
@@ -498,24 +587,14 @@ func (s *Supervisor) exited(e guard.Event) {
 	}
 	t.restarts = kept
 	switch {
-	case s.o.Restart == RestartNever, s.o.Restart == RestartOnFailure && e.Exit == 0:
-		s.fail(why+s.seeOutput(), e.Exit)
-		return
+	case s.o.Restart == RestartNever, s.o.Restart == RestartOnFailure && exit == 0:
+		s.fail(why+s.seeOutput(), exit)
+		return false
 	case len(t.restarts) >= s.o.MaxRestarts:
-		s.fail(fmt.Sprintf("%s after %d restarts within %v%s", why, len(t.restarts), s.o.Window, s.seeOutput()), e.Exit)
-		return
+		s.fail(fmt.Sprintf("%s after %d restarts within %v%s", why, len(t.restarts), s.o.Window, s.seeOutput()), exit)
+		return false
 	}
-	t.again = true
-	s.show(phaseRestarting, 0, why)
-	s.say(ha.ServiceEvent{Kind: ha.ServiceUnready, Term: t.order.Term, Why: why, Exit: e.Exit})
-}
-
-// seeOutput says where the service's own words are.
-func (s *Supervisor) seeOutput() string {
-	if s.o.OutputPath == "" {
-		return ""
-	}
-	return "; see its output in " + s.o.OutputPath
+	return true
 }
 
 // restart starts the service again after the back-off. The former run is
@@ -528,6 +607,7 @@ func (s *Supervisor) restart() {
 	}
 	t.restarts = append(t.restarts, time.Now())
 	t.count++
+	s.show(phaseRestarting, 0, s.Info().Detail)
 	s.after(wait, func() {
 		if t.wasReady {
 			t.startedBy = time.Now().Add(s.o.StartTimeout)
@@ -538,6 +618,7 @@ func (s *Supervisor) restart() {
 
 // fail gives the service up in this term. The runtime stops the term.
 func (s *Supervisor) fail(why string, exit int) {
+	s.answer(unmet("%s", why))
 	s.endRun()
 	s.show(s.Info().Phase, s.Info().Pid, why)
 	s.say(ha.ServiceEvent{Kind: ha.ServiceFailed, Term: s.term.order.Term, Why: why, Exit: exit})
@@ -546,12 +627,19 @@ func (s *Supervisor) fail(why string, exit int) {
 // endRun forgets everything that could still make the service ready or start
 // it again.
 func (s *Supervisor) endRun() {
-	s.term.active, s.term.again = false, false
+	t := &s.term
+	t.active, t.again, t.ending, t.down, t.waits = false, false, nil, false, false
+	s.cancelChecks()
+	s.stopTimer()
+	s.answer(unmet("this node's term is over"))
+}
+
+func (s *Supervisor) cancelChecks() {
 	if s.term.stopCheck != nil {
 		s.term.stopCheck()
 		s.term.stopCheck = nil
 	}
-	s.stopTimer()
+	s.stopWatching()
 }
 
 // guardLost begins the search for what the guard left.
@@ -586,6 +674,7 @@ func (s *Supervisor) prove() {
 	case err != nil:
 		gone, why = false, err.Error()
 	case found && s.o.Subreaper:
+		s.sole.Store(true)
 		gone, why = tree.Sweep(s.o.DataDir)
 	case found:
 		gone, why = tree.Gone()
@@ -599,6 +688,7 @@ func (s *Supervisor) prove() {
 		return
 	}
 	s.proving = nil
+	s.sole.Store(false)
 	s.proofTick.Reset(time.Hour)
 	if p.term > s.dead {
 		s.over(p.term)
@@ -623,6 +713,11 @@ func (s *Supervisor) spawn(wait time.Duration) {
 	s.wg.Go(func() {
 		if pause(s.ctx, wait) != nil {
 			return
+		}
+		for s.o.sole != nil && s.o.sole.Load() {
+			if pause(s.ctx, respawnPause) != nil {
+				return
+			}
 		}
 		ctx, cancel := context.WithTimeout(s.ctx, guardAnswers)
 		defer cancel()
@@ -656,7 +751,10 @@ func (s *Supervisor) stopTimer() { s.onTimer = nil }
 func (s *Supervisor) say(e ha.ServiceEvent) { s.events.put(e) }
 
 func (s *Supervisor) show(phase string, pid int, detail string) {
-	i := ha.ServiceInfo{Phase: phase, Pid: pid, Restarts: s.term.count, Since: time.Now(), Detail: detail}
+	i := ha.ServiceInfo{
+		Phase: phase, Pid: pid, Restarts: s.term.count, Since: time.Now(), Detail: detail,
+		Failures: s.failures, LastExit: s.lastExit, Checks: s.checks(), Standby: s.standbyPhase(),
+	}
 	if old := s.info.Load(); old != nil && old.Phase == phase {
 		i.Since = old.Since
 	}

@@ -33,6 +33,8 @@ func TestMain(m *testing.M) {
 			os.Exit(guard.Main())
 		case guard.ShimCommand:
 			os.Exit(guard.ShimMain())
+		case LogCommand:
+			os.Exit(LogMain(os.Args[2:]))
 		}
 	}
 	goleak.VerifyTestMain(m)

@@ -25,6 +25,7 @@ const (
 	Guard   Role = "guard"
 	Shim    Role = "shim"
 	Service Role = "service" // the managed program and all it started
+	Logger  Role = "logger" // writes the service's log
 	Release Role = "release" // the child of a guard that writes a release
 )
 
@@ -83,6 +84,8 @@ func role(argv []string) Role {
 			return Guard
 		case "shim":
 			return Shim
+		case "logger":
+			return Logger
 		case "release-child":
 			return Release
 		}
