@@ -3,8 +3,6 @@ package server
 import (
 	"net/http"
 	"slices"
-
-	"github.com/understudy-ha/understudy/pkg/ha"
 )
 
 // role says who may use a route.
@@ -72,10 +70,10 @@ func routes() []route {
 
 		{methods: get, path: "/v1/server/service", role: viewer, handle: getService},
 		{methods: get, path: "/v1/server/service/logs", role: operator, handle: getServiceLogs},
-		{methods: post, path: "/v1/server/service/start", role: operator, anyNode: true, slow: true, handle: controlService(ha.ServiceStart)},
-		{methods: post, path: "/v1/server/service/stop", role: operator, anyNode: true, slow: true, handle: controlService(ha.ServiceStop)},
-		{methods: post, path: "/v1/server/service/restart", role: operator, anyNode: true, slow: true, handle: controlService(ha.ServiceRestart)},
-		{methods: post, path: "/v1/server/service/reset-failures", role: operator, anyNode: true, slow: true, handle: controlService(ha.ServiceResetFailures)},
+		{methods: post, path: "/v1/server/service/start", role: operator, anyNode: true, slow: true, handle: startService},
+		{methods: post, path: "/v1/server/service/stop", role: operator, anyNode: true, slow: true, handle: stopService},
+		{methods: post, path: "/v1/server/service/restart", role: operator, anyNode: true, slow: true, handle: restartService},
+		{methods: post, path: "/v1/server/service/reset-failures", role: operator, anyNode: true, slow: true, handle: resetFailures},
 
 		{methods: get, path: "/v1/access", role: viewer, handle: getAccess},
 		{methods: get, path: "/v1/openapi.yaml", role: open, handle: getOpenAPI},

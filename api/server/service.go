@@ -51,31 +51,38 @@ func wireService(i ha.ServiceInfo) v1.Service {
 	return s
 }
 
-// controlService is the handler of one action.
-func controlService(a ha.ServiceAction) func(*server, *request) response {
-	return func(s *server, r *request) response {
-		if s.opt.Service == nil {
-			return noService()
-		}
-		s.opt.Logger.Info("service", zap.String("action", string(a)), zap.String("user", r.user), zap.String("remote", r.RemoteAddr))
-		if err := s.opt.Service.Control(r.Context(), a); err != nil {
-			return s.refusal(r, string(a)+" the service", err).with(v1.HeaderMaster, r.masterURI())
-		}
-		if a == ha.ServiceResetFailures {
-			s.forgive(r.Context(), r)
-		}
-		s.settle(r.Context(), a)
-		return asJSON(http.StatusOK, wireService(s.node.Status().Service))
+func startService(s *server, r *request) response   { return s.control(r, ha.ServiceStart) }
+func stopService(s *server, r *request) response    { return s.control(r, ha.ServiceStop) }
+func restartService(s *server, r *request) response { return s.control(r, ha.ServiceRestart) }
+
+func resetFailures(s *server, r *request) response {
+	resp := s.control(r, ha.ServiceResetFailures)
+	if resp.status == http.StatusOK {
+		s.forgive(r)
 	}
+	return resp
+}
+
+// control has one action done and answers with what came of it.
+func (s *server) control(r *request, a ha.ServiceAction) response {
+	if s.opt.Service == nil {
+		return noService()
+	}
+	s.opt.Logger.Info("service", zap.String("action", string(a)), zap.String("user", r.user), zap.String("remote", r.RemoteAddr))
+	if err := s.opt.Service.Control(r.Context(), a); err != nil {
+		return s.refusal(r, string(a)+" the service", err).with(v1.HeaderMaster, r.masterURI())
+	}
+	s.settle(r.Context(), a)
+	return asJSON(http.StatusOK, wireService(s.node.Status().Service))
 }
 
 // forgive makes a node electable again that gave up because of its service, by
 // asking for the mode it has: whoever resets the failures has seen to it.
-func (s *server) forgive(ctx context.Context, r *request) {
+func (s *server) forgive(r *request) {
 	if r.Reign != nil || r.Electable || r.Why == "" {
 		return
 	}
-	if _, err := s.node.SetMode(ctx, r.Mode, false); err != nil {
+	if _, err := s.node.SetMode(r.Context(), r.Mode, false); err != nil {
 		s.opt.Logger.Info("this node stays as it is", zap.Error(err))
 	}
 }

@@ -35,8 +35,8 @@ func tryExec(ctx context.Context, argv, env []string) error {
 	err := cmd.Run()
 	if cmd.Process != nil {
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what it left in its group; ESRCH as a rule
+		killStrays(cmd.Process.Pid, mark)
 	}
-	killStrays(mark)
 	if errors.Is(err, exec.ErrWaitDelay) {
 		err = nil // it exited with 0, and what held its output is gone
 	}
@@ -52,15 +52,16 @@ func tryExec(ctx context.Context, argv, env []string) error {
 	return fmt.Errorf("%s: %w", strings.Join(argv, " "), err)
 }
 
-// killStrays ends what detached itself from a command of ours and so fell to
-// this process as its subreaper.
-func killStrays(mark string) {
+// killStrays ends and reaps what a command of ours left and so fell to this
+// process as its subreaper: by its process group, or by the mark in its
+// environment if it left that. What has both left its group and ended stays a
+// zombie, since it could be a child that somebody else here waits for.
+func killStrays(group int, mark string) {
 	// A stray that is killed may leave strays of its own.
 	for range 10 {
 		found := false
 		for _, pid := range children() {
-			env, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/environ")
-			if err != nil || !bytes.Contains(env, []byte(mark)) {
+			if pgrp, err := unix.Getpgid(pid); err != nil || (pgrp != group && !marked(pid, mark)) {
 				continue
 			}
 			found = true
@@ -72,6 +73,11 @@ func killStrays(mark string) {
 			return
 		}
 	}
+}
+
+func marked(pid int, mark string) bool {
+	env, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/environ")
+	return err == nil && bytes.Contains(env, []byte(mark))
 }
 
 // children lists the children of this process.

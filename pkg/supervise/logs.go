@@ -57,8 +57,11 @@ func tail(path string, f *os.File, end int64, lines int) ([]byte, error) {
 	}
 	for i := 1; bytes.Count(text, []byte{'\n'}) < lines && len(text) < tailBytes; i++ {
 		old, err := os.Open(older(path, i))
+		if errors.Is(err, fs.ErrNotExist) {
+			break
+		}
 		if err != nil {
-			break //nolint:nilerr // there is no older one
+			return nil, err
 		}
 		st, err := old.Stat()
 		var more []byte
@@ -117,7 +120,7 @@ func (r *reader) close() {
 }
 
 func (r *reader) follow(ctx context.Context, w io.Writer) error {
-	for {
+	for ctx.Err() == nil {
 		if r.f != nil {
 			if _, err := io.Copy(w, r.f); err != nil {
 				return err
@@ -136,10 +139,9 @@ func (r *reader) follow(ctx context.Context, w io.Writer) error {
 			r.f = next
 			continue
 		}
-		if pause(ctx, followTick) != nil {
-			return nil
-		}
+		_ = pause(ctx, followTick)
 	}
+	return nil
 }
 
 // next opens the file that follows the one that is read, nil if that is the
@@ -161,7 +163,7 @@ func (r *reader) next() (*os.File, error) {
 		st, err := os.Stat(at)
 		switch {
 		case i == 0 && errors.Is(err, fs.ErrNotExist):
-			return nil, nil //nolint:nilerr // between a rename and the new file
+			return nil, nil // between a rename and the new file
 		case err != nil:
 			return os.Open(r.path) // ours is gone: what it held is lost to us
 		case own == nil:
