@@ -303,10 +303,10 @@ func TestReadinessCheckHangs(t *testing.T) {
 	t.Parallel()
 	b := supervise(t, beatScript, func(o *Options) {
 		o.Ready = Check{Exec: []string{"/bin/sh", "-c", `echo x >> "$OUT/tries"; sleep 1000`}, Timeout: 100 * time.Millisecond, Interval: 10 * time.Millisecond}
-		o.StartTimeout = 2 * time.Second
+		o.StartTimeout = 5 * time.Second
 	})
 	b.begin(1)
-	if e := b.expect(ha.ServiceFailed, 1); !strings.Contains(e.Why, "startTimeout (2s)") {
+	if e := b.expect(ha.ServiceFailed, 1); !strings.Contains(e.Why, "startTimeout (5s)") {
 		t.Errorf("%+v", e)
 	}
 	if n := size(filepath.Join(b.dir, "tries")); n < 4 {

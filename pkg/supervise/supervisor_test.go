@@ -489,10 +489,10 @@ func TestNotReadyInTime(t *testing.T) {
 	t.Parallel()
 	b := supervise(t, beatScript, func(o *Options) {
 		o.Ready = Check{File: "/nonexistent/file", Interval: 20 * time.Millisecond}
-		o.StartTimeout = 300 * time.Millisecond
+		o.StartTimeout = 2 * time.Second
 	})
 	b.begin(1)
-	if e := b.expect(ha.ServiceFailed, 1); !strings.Contains(e.Why, "startTimeout (300ms)") || !strings.Contains(e.Why, "/nonexistent/file") {
+	if e := b.expect(ha.ServiceFailed, 1); !strings.Contains(e.Why, "startTimeout (2s)") || !strings.Contains(e.Why, "/nonexistent/file") {
 		t.Errorf("%+v", e)
 	}
 	b.Stop(1, "failed")

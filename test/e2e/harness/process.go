@@ -25,7 +25,7 @@ const (
 	Guard   Role = "guard"
 	Shim    Role = "shim"
 	Service Role = "service" // the managed program and all it started
-	Logger  Role = "logger" // writes the service's log
+	Logger  Role = "logger"  // writes the service's log
 	Release Role = "release" // the child of a guard that writes a release
 )
 
