@@ -19,6 +19,14 @@ GOTESTSUM_VERSION     := v1.13.0
 GOLANGCI_LINT := $(BIN)/golangci-lint-$(GOLANGCI_LINT_VERSION)
 GOTESTSUM     := $(BIN)/gotestsum-$(GOTESTSUM_VERSION)
 
+# S3 servers for the tests; test/s3/server names the same versions.
+VERSITYGW_VERSION     := v1.8.0
+VERSITYGW_OLD_VERSION := v1.7.0
+MINIO_VERSION         := v0.0.0-20260212201848-7aac2a2c5b7c
+VERSITYGW     := $(BIN)/versitygw-$(VERSITYGW_VERSION)
+VERSITYGW_OLD := $(BIN)/versitygw-$(VERSITYGW_OLD_VERSION)
+MINIO         := $(BIN)/minio-$(MINIO_VERSION)
+
 # What `make test` runs, in this order.
 SUITES ?= format lint unit sim e2e faults s3 nfs chaos model
 
@@ -27,14 +35,14 @@ CONFORMANCE += s3
 CONFORMANCE += nfs
 
 # Packages of the slow suites; unit is everything else.
-SIM_PKGS  := ./pkg/election/...
-E2E_PKGS  := ./test/e2e
+SIM_PKGS   := ./pkg/election/...
+E2E_PKGS   := ./test/e2e
 FAULTS_PKG := ./test/faults
-CHAOS_PKG := ./test/chaos
-S3_PKG    := ./test/s3
-NFS_PKG   := ./test/nfs
-SLOW      := /pkg/election/sim(/|$$)|/test/(e2e|faults|chaos|s3|nfs)$$
-UNIT_PKGS  = $(shell $(GO) list -e ./... | grep -vE '$(SLOW)')
+CHAOS_PKG  := ./test/chaos
+S3_PKG     := ./test/s3
+NFS_PKG    := ./test/nfs
+SLOW       := /pkg/election/sim(/|$$)|/test/(e2e|faults|chaos|s3|nfs)$$
+UNIT_PKGS   = $(shell $(GO) list -e ./... | grep -vE '$(SLOW)')
 
 # The race detector needs a C compiler. Without one the tests still run, and
 # the run says so; with CI=true they fail instead.

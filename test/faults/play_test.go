@@ -320,9 +320,14 @@ const (
 func usageOf(t *testing.T, n *harness.Node) (u usage) {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.Pid()))
-	must(t, err)
+	if n.Running() {
+		must(t, err)
+	}
 	var r harness.Reply
-	harness.Poll(10*time.Second, func() bool { r, err = n.Get("/metrics"); return err == nil })
+	harness.Poll(10*time.Second, func() bool { r, err = n.Get("/metrics"); return err == nil || !n.Running() })
+	if !n.Running() {
+		return usage{} // it was told to end, and did so while it was looked at
+	}
 	must(t, err)
 	u = usage{number(string(b), "Threads:"), number(r.Body, "go_goroutines ")}
 	if u.threads == 0 || u.goroutines == 0 {
