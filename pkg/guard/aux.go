@@ -156,7 +156,7 @@ func (g *guardian) startWaiting(now lease.Instant) {
 			why = err.Error()
 		}
 		if why == "" {
-			why = g.startAux(r, now)
+			why = g.startAux(r)
 		}
 		if why != "" {
 			g.dropRecord(r)
@@ -165,11 +165,11 @@ func (g *guardian) startWaiting(now lease.Instant) {
 	}
 }
 
-func (g *guardian) startAux(r *run, now lease.Instant) (refused string) {
+func (g *guardian) startAux(r *run) (refused string) {
 	if err := g.fork(r); err != nil {
 		return err.Error()
 	}
-	r.aux.began = now
+	r.aux.began = clock.Now()
 	r.ctl.send(shimOrder{Run: &r.Run, Aux: true, Stdin: r.aux.Stdin})
 	return ""
 }
@@ -247,11 +247,13 @@ func commitAux(dir string, t Tree) error {
 	path := filepath.Join(dir, auxFile(t.Term, t.Run))
 	f, err := newFile(path)
 	if err == nil {
-		err = commitTreeFile(f, path, t)
+		if err = commitTreeFile(f, path, t); err != nil {
+			_ = os.Remove(f.Name())
+		}
 		err = errors.Join(err, f.Close())
 	}
 	if err != nil {
-		return fmt.Errorf("record an auxiliary run: %w", err)
+		return recordError("an auxiliary run", err)
 	}
 	return nil
 }

@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/understudy-ha/understudy/pkg/lease"
 )
 
 // Finals is what a guard does after its daemon has died and the term's tree is
@@ -31,7 +29,7 @@ const (
 )
 
 // runFinals begins what is to be done at the end, once.
-func (g *guardian) runFinals(now lease.Instant) {
+func (g *guardian) runFinals() {
 	f := g.cfg.Finals
 	g.finals = true
 	if f.RoleFile != "" {
@@ -51,7 +49,7 @@ func (g *guardian) runFinals(now lease.Instant) {
 		aux: &auxState{Aux: Aux{Timeout: or(f.Timeout, finalTime), OfStop: true}, end: Event{Exit: -1}},
 		iso: g.auxIsolation(),
 	}
-	if why := g.startAux(r, now); why != "" {
+	if why := g.startAux(r); why != "" {
 		g.log.printf("final command: %s", why)
 	}
 }

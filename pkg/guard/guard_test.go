@@ -367,30 +367,6 @@ func TestNotExecutable(t *testing.T) {
 	})
 }
 
-func TestTreeOf200(t *testing.T) {
-	t.Parallel()
-	each(t, func(d *daemon) {
-		t := d.t
-		d.arm(1, time.Minute, time.Minute, time.Minute)
-		script := `i=0; while [ $i -lt 100 ]; do sleep 1000.` + filepath.Base(d.dir)[9:] + ` & (setsid sleep 1000.` + filepath.Base(d.dir)[9:] + ` &) ; i=$((i+1)); done; echo > ` + d.dir + `/up; trap "" TERM; while :; do sleep 1; done`
-		d.tell(order{Do: opStart, Term: 1, RunID: 1, Argv: []string{"/bin/sh", "-c", script}})
-		if !within(20*time.Second, func() bool { return exists(filepath.Join(d.dir, "up")) }) {
-			t.Fatal("the tree did not come up")
-		}
-		killed := boot()
-		d.kill9(d.proc.Pid)
-		at := d.releasedAt(20 * time.Second)
-		t.Logf("200 processes gone and released %v after the kill", at-killed)
-		mark := "1000." + filepath.Base(d.dir)[9:]
-		pids, _ := allPids()
-		for _, pid := range pids {
-			if s, err := readStat(pid); err == nil && s.state != 'Z' && strings.Contains(readAll(filepath.Join("/proc", strconv.Itoa(pid), "cmdline")), mark) {
-				t.Errorf("pid %d is alive after the release", pid)
-			}
-		}
-	})
-}
-
 func TestCloseEndsGuardAndService(t *testing.T) {
 	t.Parallel()
 	each(t, func(d *daemon) {

@@ -62,6 +62,9 @@ type service struct {
 	Linger     time.Duration // time it takes to end on TERM
 	Children   []service
 	Idle       bool // does not beat
+	Lines      int  // written to standard output per second
+	Crowd      int  // processes, deaf to TERM, that run away in every way there is
+	Mark       string
 }
 
 func (s service) argv() []string {
@@ -103,6 +106,12 @@ func testService() int {
 		<-term
 		return 0
 	}
+	if err := s.crowd(); err != nil {
+		return 95
+	}
+	if s.Lines > 0 {
+		go s.talk()
+	}
 	f, err := os.Create(filepath.Join(s.Dir, s.Name+".beat"))
 	if err != nil {
 		return 96
@@ -123,6 +132,45 @@ func testService() int {
 				return s.ExitCode
 			}
 			end, term = time.After(s.Linger), nil
+		}
+	}
+}
+
+// crowd starts processes that are named by Mark in their arguments.
+func (s service) crowd() error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	const deaf = `trap "" TERM; exec sleep "$0"`
+	for i := range s.Crowd {
+		argv := []string{"/bin/sh", "-c", deaf, s.Mark}
+		attr := &syscall.SysProcAttr{}
+		switch i % 4 {
+		case 0: // a daemon: double fork, session of its own
+			argv = []string{"/bin/sh", "-c", `(trap "" TERM; setsid sleep "$0" &)`, s.Mark}
+		case 1:
+			attr.Setsid = true
+		case 2:
+			attr.Setpgid = true
+		case 3: // a grandchild in the group, whose parent is gone
+			argv = []string{"/bin/sh", "-c", `(trap "" TERM; sleep "$0" &)`, s.Mark}
+		}
+		// Each holds a pipe open that nobody reads.
+		if _, err := os.StartProcess("/bin/sh", argv, &os.ProcAttr{Env: os.Environ(), Files: []*os.File{r, w, os.Stderr}, Sys: attr}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// talk writes so many lines a second.
+func (s service) talk() {
+	const every = 10 * time.Millisecond
+	line := strings.Repeat("x", 79) + "\n"
+	for began, n := time.Now(), 0; ; time.Sleep(every) {
+		for due := int(time.Since(began).Seconds() * float64(s.Lines)); n < due; n++ {
+			_, _ = os.Stdout.WriteString(line)
 		}
 	}
 }
@@ -156,6 +204,7 @@ type daemonOptions struct {
 	Isolation string
 	Adopt     bool
 	Final     []string // command of Finals; with it the role file is Dir/role
+	Released  string   // where the release child leaves its note
 }
 
 func (o daemonOptions) finals() Finals {
@@ -191,7 +240,7 @@ func testDaemon() int {
 	c, err := Start(context.Background(), Options{
 		DataDir: o.Dir, Lock: lock, Log: logf, Isolation: o.Isolation, Stdout: logf, Stderr: logf,
 		Incarnation: "testincarnation", ReleaseStdin: []byte("opaque"),
-		ReleaseArgv:    []string{selfExe, "test-release", filepath.Join(o.Dir, "released")},
+		ReleaseArgv:    []string{selfExe, "test-release", o.Released},
 		ReleaseTimeout: 5 * time.Second, GuardStop: 400 * time.Millisecond,
 		LeaseFile: filepath.Join(o.Dir, "lease"), Finals: o.finals(),
 	})
@@ -290,6 +339,7 @@ type daemon struct {
 	lost                  []string
 	seen                  []Event
 	guardKilled           bool   // its cgroups stay for the next one
+	released              string // what the release child writes
 	delegated             cgroup // the daemon lives in it and may make others there
 }
 
@@ -313,7 +363,7 @@ func prepareDaemon(t *testing.T, v variant) *daemon {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &daemon{t: t, variant: v, dir: dir, ended: make(chan struct{}), lines: make(chan Event, 1000)}
+	d := &daemon{t: t, variant: v, dir: dir, released: filepath.Join(dir, "released"), ended: make(chan struct{}), lines: make(chan Event, 1000)}
 	t.Cleanup(d.cleanup)
 	if err := os.Chmod(dir, 0o777); err != nil {
 		t.Fatal(err)
@@ -339,7 +389,7 @@ func (d *daemon) start(v variant) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, _ := json.Marshal(daemonOptions{Dir: d.dir, Isolation: v.isolation, Adopt: v.adopt, Final: v.final})
+	b, _ := json.Marshal(daemonOptions{Dir: d.dir, Isolation: v.isolation, Adopt: v.adopt, Final: v.final, Released: d.released})
 	d.proc, err = os.StartProcess(selfExe, []string{os.Args[0], "test-daemon", string(b)}, &os.ProcAttr{
 		Env: os.Environ(), Files: []*os.File{inR, outW, os.Stderr}, Sys: attr,
 	})
@@ -634,7 +684,7 @@ func (d *daemon) dead(limit time.Duration, names ...string) {
 // releasedAt waits for the release child and returns when it ran.
 func (d *daemon) releasedAt(limit time.Duration) time.Duration {
 	d.t.Helper()
-	path := filepath.Join(d.dir, "released")
+	path := d.released
 	if !within(limit, func() bool { return exists(path) }) {
 		d.t.Fatalf("no release within %v", limit)
 	}
@@ -648,7 +698,7 @@ func (d *daemon) releasedAt(limit time.Duration) time.Duration {
 
 func (d *daemon) notReleased() {
 	d.t.Helper()
-	if exists(filepath.Join(d.dir, "released")) {
+	if exists(d.released) {
 		d.t.Fatal("released")
 	}
 }

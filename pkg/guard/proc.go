@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -76,8 +77,9 @@ func allPids() ([]int, error) {
 	return pids, nil
 }
 
-// descendants lists the living processes beneath root, root excluded.
-func descendants(root int) []procStat {
+// descendants lists the living processes beneath root, root excluded, and
+// without some and what is beneath these.
+func descendants(root int, without ...int) []procStat {
 	pids, err := allPids()
 	if err != nil {
 		return nil
@@ -92,8 +94,8 @@ func descendants(root int) []procStat {
 	seen := map[int]bool{root: true}
 	for todo := []int{root}; len(todo) > 0; todo = todo[1:] {
 		for _, s := range kids[todo[0]] {
-			if seen[s.pid] {
-				continue // a pid reused during the scan
+			if seen[s.pid] || slices.Contains(without, s.pid) {
+				continue // a pid reused during the scan, or left out
 			}
 			seen[s.pid] = true
 			todo = append(todo, s.pid)
@@ -118,13 +120,13 @@ func signalExactly(s procStat, sig unix.Signal) {
 	}
 }
 
-// killDescendants sends KILL to everything beneath root, and looks again as
-// long as it finds processes it had not seen: they may have forked meanwhile.
-func killDescendants(root int) {
+// killDescendants sends KILL to all descendants, and looks again as long as it
+// finds processes it had not seen: they may have forked meanwhile.
+func killDescendants(root int, without ...int) {
 	seen := make(map[procStat]bool)
 	for range 20 {
 		fresh := false
-		for _, s := range descendants(root) {
+		for _, s := range descendants(root, without...) {
 			k := procStat{pid: s.pid, start: s.start}
 			if !seen[k] {
 				seen[k], fresh = true, true

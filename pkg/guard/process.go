@@ -254,21 +254,21 @@ func (g *guardian) afterDaemon(now lease.Instant) (done bool) {
 		return true
 	}
 	if !g.finals {
-		if g.runFinals(now); g.busy() {
+		if g.runFinals(); g.busy() {
 			return false
 		}
 	}
 	if len(g.cfg.ReleaseArgv) == 0 {
 		return true
 	}
-	if err := g.startRelease(now); err != nil {
+	if err := g.startRelease(); err != nil {
 		g.log.printf("release: %v", err)
 		return true
 	}
 	return false
 }
 
-func (g *guardian) startRelease(now lease.Instant) error {
+func (g *guardian) startRelease() error {
 	// A memfd, not a pipe: nothing to feed, nothing to wait for.
 	in, err := unix.MemfdCreate("release", unix.MFD_CLOEXEC)
 	if err != nil {
@@ -291,7 +291,7 @@ func (g *guardian) startRelease(now lease.Instant) error {
 	if err != nil {
 		return err
 	}
-	g.release, g.until = pid, now.Add(g.cfg.ReleaseTimeout)
+	g.release, g.until = pid, clock.Now().Add(g.cfg.ReleaseTimeout)
 	g.log.printf("term %d: release child %d", g.armed.Term, pid)
 	return nil
 }
@@ -346,6 +346,8 @@ func (g *guardian) configure(c config) {
 	}
 	g.openLease()
 	debug.FreeOSMemory()
+	dropBinary()
+	_, _ = g.strays(), descendants(os.Getpid()) // so that what KILL needs is in memory, and locked
 	if lost := lockMemory(); lost != "" {
 		g.iso.lost = append(g.iso.lost, lost)
 	}

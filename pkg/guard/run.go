@@ -111,24 +111,31 @@ func (r *run) killEvery(now lease.Instant) time.Duration {
 	return lateTick
 }
 
-// kill sends KILL to the whole tree. In a PID namespace the kernel does it.
-// Elsewhere what the shim would leave falls to us.
+// kill sends KILL to the whole tree. In a PID namespace and in a cgroup the
+// kernel does it. Elsewhere, and to what left its cgroup, we do: it is beneath
+// the shim or fell to us.
 func (g *guardian) kill(r *run) {
-	if r.cgroup != "" {
-		r.cgroup.kill()
-	}
-	if r.iso.kind == IsolationPidNamespace {
-		_ = unix.PidfdSendSignal(r.pidfd, unix.SIGKILL, nil, 0) // gone: reap tells
-		return
-	}
 	if !r.reaped {
-		killDescendants(r.shim)
 		_ = unix.PidfdSendSignal(r.pidfd, unix.SIGKILL, nil, 0) // gone: reap tells
 	}
-	for _, s := range g.strays() {
-		signalExactly(s, unix.SIGKILL)
-		killDescendants(s.pid)
+	switch {
+	case r.iso.kind == IsolationPidNamespace:
+	case r.cgroup != "" && !r.cgroup.empty():
+		r.cgroup.kill()
+	default:
+		killDescendants(os.Getpid(), g.notOf(r)...)
 	}
+}
+
+// notOf lists our children that have nothing to do with a run.
+func (g *guardian) notOf(r *run) []int {
+	pids := []int{g.release}
+	for _, o := range g.runs {
+		if o != r && !o.reaped {
+			pids = append(pids, o.shim)
+		}
+	}
+	return pids
 }
 
 // strays lists our children that are no shim: what shims left when they were
@@ -142,11 +149,10 @@ func (g *guardian) strays() []procStat {
 	if err != nil {
 		return []procStat{{}} // nothing is proven
 	}
-	me := os.Getpid()
+	me, known := os.Getpid(), g.notOf(nil)
 	var out []procStat
 	for _, pid := range pids {
-		known := pid == g.release || slices.ContainsFunc(g.runs, func(r *run) bool { return !r.reaped && r.shim == pid })
-		if known {
+		if slices.Contains(known, pid) {
 			continue
 		}
 		if s, err := readStat(pid); err == nil && s.ppid == me {

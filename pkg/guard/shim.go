@@ -9,7 +9,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -344,11 +343,4 @@ func catchSignals() {
 	signal.Notify(make(chan os.Signal, 1),
 		unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGPIPE, unix.SIGUSR1, unix.SIGUSR2,
 		unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGALRM)
-}
-
-// small keeps guard and shim small: they do next to nothing.
-func small() {
-	debug.SetGCPercent(20)
-	debug.SetMemoryLimit(8 << 20)
-	debug.SetMaxThreads(50)
 }

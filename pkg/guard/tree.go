@@ -53,14 +53,17 @@ const (
 func newTree(dir string) (*os.File, error) {
 	f, err := newFile(filepath.Join(dir, treeFile))
 	if err != nil {
-		return nil, fmt.Errorf("record the service's tree: %w", err)
+		return nil, recordError("the service's tree", err)
 	}
 	return f, nil
 }
 
 // commitTree makes t the record of the data directory, durably.
 func commitTree(f *os.File, dir string, t Tree) error {
-	return commitTreeFile(f, filepath.Join(dir, treeFile), t)
+	if err := commitTreeFile(f, filepath.Join(dir, treeFile), t); err != nil {
+		return recordError("the service's tree", err)
+	}
+	return nil
 }
 
 func commitTreeFile(f *os.File, path string, t Tree) error {
@@ -68,10 +71,15 @@ func commitTreeFile(f *os.File, path string, t Tree) error {
 	if err == nil {
 		err = commitFile(f, path, append(b, '\n'))
 	}
-	if err != nil {
-		return fmt.Errorf("record the service's tree: %w", err)
+	return err
+}
+
+// recordError says what to do where the local disk is at fault.
+func recordError(what string, err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fmt.Errorf("record %s: %w: free space in the data directory; what can not be recorded is not started", what, err)
 	}
-	return nil
+	return fmt.Errorf("record %s: %w", what, err)
 }
 
 // markEmpty turns the last field of the record in place: it needs no space, no

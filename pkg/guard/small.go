@@ -1,0 +1,42 @@
+package guard
+
+import (
+	"fmt"
+	"runtime/debug"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// small keeps guard and shim small: they do next to nothing.
+func small() {
+	debug.SetGCPercent(20)
+	debug.SetMemoryLimit(8 << 20)
+	debug.SetMaxThreads(50)
+}
+
+// dropBinary gives back the pages of the binary that only the beginning needed,
+// most of it the initialisation of packages that a guard never uses: they are
+// the largest part of its resident memory. What it uses comes back from the
+// page cache, before memory is locked. A mapping of which a page was written
+// to, by a loader, stays as it is.
+func dropBinary() {
+	var ranges [][2]uintptr
+	var mapping [2]uintptr
+	text := false
+	for l := range strings.Lines(readAll("/proc/self/smaps")) {
+		var from, to uintptr // "A" of other lines is a number, too
+		var perms, offset, device string
+		var inode, anonymous uint64
+		if n, _ := fmt.Sscanf(l, "%x-%x %s %s %s %d", &from, &to, &perms, &offset, &device, &inode); n == 6 {
+			mapping, text = [2]uintptr{from, to}, inode != 0 && (perms == "r-xp" || perms == "r--p")
+			continue
+		}
+		if n, _ := fmt.Sscanf(l, "Anonymous: %d kB", &anonymous); n == 1 && text && anonymous == 0 {
+			ranges = append(ranges, mapping)
+		}
+	}
+	for _, r := range ranges {
+		_, _, _ = unix.Syscall(unix.SYS_MADVISE, r[0], r[1]-r[0], unix.MADV_DONTNEED) // as before, if it fails
+	}
+}
