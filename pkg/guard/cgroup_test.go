@@ -36,6 +36,7 @@ func TestNextGuardClearsCgroups(t *testing.T) {
 	d.kill9(d.guard)
 	<-d.ended
 	d.kill9(shim)
+	d.unlocked()
 	if n := len(d.processes()); n != 2 {
 		t.Fatalf("%d processes are left: %v; the test shows nothing", n, d.processes())
 	}

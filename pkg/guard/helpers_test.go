@@ -489,15 +489,7 @@ func (d *daemon) cleanup() {
 		<-d.ended
 	}
 	// With the daemon dead the guard stops and ends by itself.
-	if !within(10*time.Second, func() bool {
-		f, err := LockDir(d.dir)
-		if err == nil {
-			f.Close()
-		}
-		return err == nil
-	}) {
-		t.Errorf("guard or shim left behind")
-	}
+	d.unlocked()
 	left := d.processes()
 	if len(left) > 0 && !t.Failed() {
 		t.Errorf("processes left behind: %v", left)
@@ -511,6 +503,20 @@ func (d *daemon) cleanup() {
 		t.Logf("events: %+v", d.seen)
 	}
 	_ = os.RemoveAll(d.dir)
+}
+
+// unlocked waits until guard and shim are gone.
+func (d *daemon) unlocked() {
+	d.t.Helper()
+	if !within(wait, func() bool {
+		f, err := LockDir(d.dir)
+		if err == nil {
+			f.Close()
+		}
+		return err == nil
+	}) {
+		d.t.Errorf("guard or shim left behind")
+	}
 }
 
 // processes lists what runs with this test's directory in its arguments.
