@@ -91,12 +91,16 @@ func freeAddress() (string, error) {
 // there.
 func fakeNode(dir string) http.Handler {
 	file := map[string]string{
-		"/v1/server/ha/state":    "state.json",
-		"/v1/server/ha/priority": "priority.json",
-		"/v1/server/ha/states":   "states.json",
-		"/v1/server/ha/history":  "history.json",
-		"/v1/server/ha/metrics":  "metrics.json",
-		"/v1/server/up/extended": "up.json",
+		"/v1/server/ha/state":               "state.json",
+		"/v1/server/ha/priority":            "priority.json",
+		"/v1/server/ha/states":              "states.json",
+		"/v1/server/ha/history":             "history.json",
+		"/v1/server/ha/metrics":             "metrics.json",
+		"/v1/server/up/extended":            "up.json",
+		"/v1/server/service":                "service.json",
+		"/v1/server/service/logs":           "service.log",
+		"/v1/server/service/stop":           "stop.json",
+		"/v1/server/service/reset-failures": "service.json",
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/master" {

@@ -453,3 +453,48 @@ func TestBadChecks(t *testing.T) {
 }
 
 func termOf(n int) lease.Term { return lease.Term(n) } //nolint:gosec // small
+
+// Checks, probe and stop command get to see what the service does, and no more.
+func TestCommandsSeeTheServicesEnvironment(t *testing.T) {
+	t.Parallel()
+	say := func(name string) []string {
+		return []string{"/bin/sh", "-c", `env > "$OUT/` + name + `.tmp"; mv "$OUT/` + name + `.tmp" "$OUT/` + name + `"; [ ` + name + ` != probe ] || exit 7`}
+	}
+	var o Options
+	b := supervise(t, beatScript, func(opt *Options) {
+		opt.Ready = Check{Exec: say("ready")}
+		opt.Checks = []Check{{Exec: say("check"), Interval: 20 * time.Millisecond}}
+		opt.StopCommand, opt.Probe = say("stop"), say("probe")
+		o = *opt
+	})
+	if err := o.Vacant(t.Context()); err != nil { // as when the daemon begins
+		t.Fatal(err)
+	}
+	files := []string{"probe", "ready", "check", "stop"}
+	look := func(f string) {
+		text, err := os.ReadFile(filepath.Join(b.dir, f))
+		if err != nil {
+			t.Error(err)
+		}
+		for _, bad := range []string{"NOTIFY_SOCKET", "UNDERSTUDY_", "SECRET"} {
+			if strings.Contains(string(text), bad) {
+				t.Errorf("the %s command sees %s", f, bad)
+			}
+		}
+		if term := strings.Contains(string(text), "HA_TERM=5\n"); term != (b.Info().Phase != phaseIdle || f != "probe") {
+			t.Errorf("the %s command sees HA_TERM: %v", f, term)
+		}
+	}
+	look("probe")
+	b.begin(5)
+	b.expect(ha.ServiceReady, 5)
+	if !eventually(func() bool { _, err := os.Stat(filepath.Join(b.dir, "check")); return err == nil }) {
+		t.Fatal("the check is not tried")
+	}
+	look("probe")
+	b.Stop(5, "asked")
+	b.expect(ha.ServiceEmpty, 5)
+	for _, f := range files[1:] {
+		look(f)
+	}
+}

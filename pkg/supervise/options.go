@@ -181,8 +181,9 @@ func orDefault[T comparable](v *T, def T) {
 	}
 }
 
-// environment is what the service gets to see in one term.
-func (o Options) environment(s ha.StartOrder) []string {
+// inherited is what of our environment the service and the commands around it
+// get to see.
+func (o Options) inherited() []string {
 	var env []string
 	for _, kv := range o.Env {
 		name, _, _ := strings.Cut(kv, "=")
@@ -192,6 +193,12 @@ func (o Options) environment(s ha.StartOrder) []string {
 		}
 		env = append(env, kv)
 	}
+	return env
+}
+
+// environment is what the service gets to see in one term.
+func (o Options) environment(s ha.StartOrder) []string {
+	env := o.inherited()
 	if o.LeaseFile != "" {
 		env = append(env, "HA_LEASE_FILE="+o.LeaseFile)
 	}

@@ -36,6 +36,7 @@ func (o Options) Vacant(ctx context.Context) error {
 	if len(o.Probe) == 0 {
 		return nil
 	}
+	o.Env = o.inherited()
 	code, err := o.probeOnce(ctx)
 	if code == probeStopped {
 		return nil
