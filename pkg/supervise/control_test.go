@@ -346,6 +346,31 @@ func TestStopCommand(t *testing.T) {
 	}
 }
 
+// An operator's restart begins with the stop command, too, and that is gone
+// before the next run begins.
+func TestStopCommandOfARestart(t *testing.T) {
+	t.Parallel()
+	b := supervise(t, `rm -f "$OUT/quit"; while [ ! -e "$OUT/quit" ]; do echo x >> "$OUT/beats"; sleep 0.01; done; echo quit >> "$OUT/order"`, func(o *Options) {
+		o.StopCommand = []string{"/bin/sh", "-c", `echo $$ > "$OUT/asking"; touch "$OUT/quit"; sleep 1000`}
+	})
+	b.begin(1)
+	b.expect(ha.ServiceReady, 1)
+	b.do(ha.ServiceRestart)
+	b.expect(ha.ServiceUnready, 1)
+	b.expect(ha.ServiceReady, 1)
+	pid, err := os.ReadFile(filepath.Join(b.dir, "asking"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat("/proc/" + strings.TrimSpace(string(pid))); err == nil {
+		t.Error("the stop command of the former run is alive")
+	}
+	if got, _ := os.ReadFile(filepath.Join(b.dir, "order")); string(got) != "quit\n" {
+		t.Errorf("%q", got)
+	}
+	b.beating()
+}
+
 // A service that is found running where it should not is left alone, or stopped
 // first, as configured. Nothing starts beside one of which nobody knows.
 func TestProbe(t *testing.T) {

@@ -39,10 +39,25 @@ func (s *Supervisor) endProcess(e ending, drain time.Duration) {
 		s.say(ha.ServiceEvent{Kind: ha.ServiceUnready, Term: t.order.Term, Why: e.why, Exit: -1, Held: e.hold})
 	}
 	if !serving || drain == 0 {
+		s.askRun()
+		return
+	}
+	s.after(drain, s.askRun)
+}
+
+// askRun begins the ladder: the stop command, if there is one, comes before the
+// signal.
+func (s *Supervisor) askRun() {
+	if len(s.o.StopCommand) == 0 {
 		s.signalRun()
 		return
 	}
-	s.after(drain, s.signalRun)
+	e := s.term.ending
+	s.runStopCommand(func() {
+		if s.term.ending == e && s.term.alive {
+			s.signalRun()
+		}
+	})
 }
 
 func (s *Supervisor) signalRun() {

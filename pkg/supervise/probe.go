@@ -101,19 +101,20 @@ func (s *Supervisor) probe() {
 
 // runStopCommand asks the service to stop, and goes on when that has worked or
 // its time is over: what KILL leaves of S, so that both together stay within S.
-// The command itself may go on until KILL is due.
+// The command itself may go on until KILL is due or the run is gone.
 func (s *Supervisor) runStopCommand(then func()) {
 	env := s.term.env
+	ctx, cancel := context.WithTimeout(s.ctx, killAfter(s.o.StopTimeout))
+	s.asking = cancel
+	ended := make(chan struct{})
 	s.wg.Go(func() {
-		ctx, cancel := context.WithTimeout(s.ctx, killAfter(s.o.StopTimeout))
-		defer cancel()
-		ended := make(chan struct{})
-		s.wg.Go(func() {
-			defer close(ended)
-			if err := tryExec(ctx, s.o.StopCommand, env); err != nil {
-				s.o.Log.Warn("service.stop", zap.Error(err))
-			}
-		})
+		if err := tryExec(ctx, s.o.StopCommand, env); err != nil && !errors.Is(err, context.Canceled) {
+			s.o.Log.Warn("service.stop", zap.Error(err))
+		}
+		cancel()
+		close(ended)
+	})
+	s.wg.Go(func() {
 		limit := time.NewTimer(s.o.StopTimeout - killAfter(s.o.StopTimeout))
 		defer limit.Stop()
 		select {
@@ -122,5 +123,22 @@ func (s *Supervisor) runStopCommand(then func()) {
 		}
 		s.ask(then)
 		<-ended
+		s.ask(s.askingEnded)
 	})
+}
+
+// stopAsking ends a stop command whose service is gone: it must not meet the
+// next run. It reports whether there is one to wait for.
+func (s *Supervisor) stopAsking() bool {
+	if s.asking != nil {
+		s.asking()
+	}
+	return s.asking != nil
+}
+
+func (s *Supervisor) askingEnded() {
+	s.asking = nil
+	if t := &s.term; t.ending != nil && t.run == 0 {
+		s.ended()
+	}
 }

@@ -67,7 +67,8 @@ type Supervisor struct {
 	waiting   []chan<- error // operators, for the present action to end
 	failures  int            // since an operator reset them
 	lastExit  *ha.ServiceExit
-	standby   *standby // nil: no standby command
+	standby   *standby           // nil: no standby command
+	asking    context.CancelFunc // of the stop command; nil: none runs
 	term      term
 	dead      lease.Term // this term and those below are over: nothing of them lives or ever will
 	pending   *ha.Deadline
@@ -427,6 +428,7 @@ func (s *Supervisor) kill(t lease.Term, why string) {
 // over says that nothing of a term lives or ever will.
 func (s *Supervisor) over(t lease.Term) {
 	s.dead = max(s.dead, t)
+	s.stopAsking()
 	if s.term.order.Term <= t {
 		s.stopEnded()
 		s.term.run = 0
@@ -503,6 +505,8 @@ func (s *Supervisor) runGone() {
 	t := &s.term
 	t.run, t.alive = 0, false
 	switch {
+	case t.ending != nil && s.stopAsking():
+		// askingEnded goes on
 	case t.ending != nil:
 		s.ended()
 	case t.again:

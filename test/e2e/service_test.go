@@ -140,6 +140,25 @@ func TestServiceFlood(t *testing.T) {
 	}
 }
 
+// TestLastWords: what the service says when its daemon was killed is in its
+// log, and nothing is left of the process that wrote it.
+func TestLastWords(t *testing.T) {
+	p := harness.NewPlane(t, harness.Options{Nodes: 1, Settings: map[string]any{
+		"service.command": []string{"/bin/sh", "-c", `trap 'echo asked to stop; kill $!; wait; echo last words; exit' TERM; "$0" & wait`, harness.Recorder()},
+	}})
+	master := p.StartAndWait(settle)
+	master.Kill(harness.Daemon)
+	path := filepath.Join(master.DataDir, "service.log")
+	if !harness.Poll(settle, func() bool { b, _ := os.ReadFile(path); return bytes.Contains(b, []byte("last words\n")) }) {
+		b, _ := os.ReadFile(path)
+		t.Errorf("the log says %q", b)
+	}
+	if !harness.Poll(settle, func() bool { return master.Count(harness.Logger)+master.Count(harness.Guard) == 0 }) {
+		t.Errorf("the log's writer is alive")
+	}
+	master.WaitExit(settle)
+}
+
 // metric is the value of one line of /metrics.
 func metric(t *testing.T, n *harness.Node, name string) float64 {
 	t.Helper()
