@@ -102,6 +102,9 @@ func (r statusReport) draw(s *screen) {
 	if r.Detail != "" {
 		s.printf("        %s\n", printable(r.Detail))
 	}
+	if n := own.ServiceFailures; n > 0 {
+		s.printf("service %d failures on this node; see understudy service status\n", n)
+	}
 	for _, w := range r.Warnings {
 		s.printf("warning %s\n", printable(w))
 	}

@@ -17,7 +17,7 @@ import (
 // ends. The error is a *ha.PreconditionError where it can not be done now.
 func (s *Supervisor) Control(ctx context.Context, a ha.ServiceAction) error {
 	done := make(chan error, 1)
-	s.ask(func() { s.control(a, done) })
+	s.ask(func() { s.control(a, done) }) //nolint:contextcheck // what it begins ends with the loop, not with who asked
 	select {
 	case err := <-done:
 		return err
