@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/understudy-ha/understudy/api/v1"
+	"github.com/understudy-ha/understudy/pkg/guard"
 	"github.com/understudy-ha/understudy/test/e2e/harness"
 	"github.com/understudy-ha/understudy/test/e2e/intervals"
 )
@@ -333,4 +334,38 @@ func TestTerminateWhileServiceIsSlow(t *testing.T) {
 		t.Errorf("the service was killed, not stopped: %v", old)
 	}
 	harness.Figures(t, "slow service: exit to the next start", []time.Duration{next.Start.Sub(old.Last)})
+}
+
+// TestKillsInOtherIsolations kills daemon, guard and shim, alone and together,
+// where no PID namespace holds the service's tree: in a cgroup, which the kernel
+// empties and whose emptiness it vouches for, and in a process group. The plane
+// judges at the end that no two services overlapped.
+func TestKillsInOtherIsolations(t *testing.T) {
+	for _, isolation := range []string{guard.IsolationCgroup, guard.IsolationGroup} {
+		t.Run(isolation, func(t *testing.T) {
+			needRoot(t)
+			p := harness.NewPlane(t, harness.Options{
+				ServiceEnv: map[string]string{"REC_FORK": "2"}, Settings: map[string]any{"service.isolation": isolation},
+			})
+			master := p.StartAndWait(settle)
+			for _, roles := range [][]harness.Role{
+				{harness.Daemon}, {harness.Guard}, {harness.Shim}, {harness.Daemon, harness.Guard}, {harness.Guard, harness.Shim},
+			} {
+				old := p.Latest()
+				at := master.Kill(roles...)
+				next := p.WaitStart(at, 2*fastT+settle)
+				if old = p.Tree(old.ID); old.Last >= next.Start {
+					t.Errorf("%v killed: the former service was alive: %v, then %v", roles, old, next)
+				}
+				if roles[0] == harness.Daemon {
+					master.WaitExit(settle)
+					master.Start()
+				}
+				master = p.WaitSettled(settle)
+			}
+			for _, n := range p.Nodes { // in order, so that no cgroup is left
+				n.Stop(settle)
+			}
+		})
+	}
 }
