@@ -159,6 +159,32 @@ func TestLastWords(t *testing.T) {
 	master.WaitExit(settle)
 }
 
+// TestGuardsAndShimsKilledInAGroup: without a namespace what guard and shim
+// leave falls to the daemon, which proves it gone by having no children left.
+// The writer of the log and the standby command's guard must not be in the way
+// of that, and are there again afterwards.
+func TestGuardsAndShimsKilledInAGroup(t *testing.T) {
+	p := harness.NewPlane(t, harness.Options{
+		Nodes: 1, ServiceEnv: map[string]string{"REC_FORK": "1"},
+		Settings: map[string]any{"service.isolation": "group", "service.standbyCommand": []string{"/bin/sleep", "1000"}},
+	})
+	master := p.StartAndWait(settle)
+	if n := master.Count(harness.Guard); n != 2 {
+		t.Fatalf("%d guards, want the service's and the standby command's", n)
+	}
+	old := p.Latest()
+	at := master.Kill(harness.Guard, harness.Shim)
+	next := p.WaitStart(at, settle)
+	harness.Figures(t, "kill -9 of guards and shim to the next start on the same node", []time.Duration{next.Start.Sub(at)})
+	if next.Term <= old.Term {
+		t.Errorf("term %d follows %d", next.Term, old.Term)
+	}
+	p.WaitMaster(settle)
+	if !harness.Poll(settle, func() bool { return master.Count(harness.Logger) == 1 && master.Count(harness.Guard) == 2 }) {
+		t.Errorf("%d writers of the log, %d guards", master.Count(harness.Logger), master.Count(harness.Guard))
+	}
+}
+
 // metric is the value of one line of /metrics.
 func metric(t *testing.T, n *harness.Node, name string) float64 {
 	t.Helper()
