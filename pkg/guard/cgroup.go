@@ -195,6 +195,18 @@ func (c cgroup) removeOnce() error {
 	return os.Remove(string(c))
 }
 
+// ClearCgroups does what the next guard of a data directory would do: it ends
+// and removes the cgroups that dead runs left. It is for a directory whose node
+// does not come back, and that no process has locked. left names those that can
+// not be removed.
+func ClearCgroups(dataDir string) (left []string) {
+	h, err := findHierarchy()
+	if err != nil {
+		return nil
+	}
+	return clearCgroups(h, dataDir)
+}
+
 // clearCgroups removes what dead runs of this data directory left. The lock of
 // the data directory says that their guard and shim are gone; whatever is still
 // alive has no business to be, and is killed. What can not be removed now is

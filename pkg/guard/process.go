@@ -339,10 +339,8 @@ func (g *guardian) configure(c config) {
 	}
 	g.cfg, g.configured, g.iso = c, true, iso
 	g.stopped = c.MinTerm
-	if h, err := findHierarchy(); err == nil {
-		for _, dir := range clearCgroups(h, c.DataDir) {
-			g.log.printf("cgroup %s of a former run can not be removed", dir)
-		}
+	for _, dir := range ClearCgroups(c.DataDir) {
+		g.log.printf("cgroup %s of a former run can not be removed", dir)
 	}
 	g.openLease()
 	debug.FreeOSMemory()

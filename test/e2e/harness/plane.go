@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/understudy-ha/understudy/pkg/guard"
 	"github.com/understudy-ha/understudy/pkg/lease"
 	"github.com/understudy-ha/understudy/test/e2e/intervals"
 	"github.com/understudy-ha/understudy/test/faultfs"
@@ -363,6 +364,9 @@ func (p *Plane) end() {
 			case <-time.After(endLimit):
 				p.t.Errorf("%s was not reaped", n.Name)
 			}
+		}
+		if left := guard.ClearCgroups(n.DataDir); len(left) > 0 { // of hooks, no next guard will
+			p.t.Errorf("cgroups of %s can not be removed: %v", n.Name, left)
 		}
 	}
 	p.Judge()
