@@ -33,6 +33,15 @@ const maxHeaderBytes = 32 << 10
 // Listen opens the address for Serve. Its errors name the address and say what
 // to do.
 func Listen(ctx context.Context, addr string) (net.Listener, error) {
+	return listen(ctx, "server.listen", addr)
+}
+
+// ListenAgent opens the address for ServeAgent, as Listen does.
+func ListenAgent(ctx context.Context, addr string) (net.Listener, error) {
+	return listen(ctx, "server.agentListen", addr)
+}
+
+func listen(ctx context.Context, key, addr string) (net.Listener, error) {
 	var lc net.ListenConfig
 	ln, err := lc.Listen(ctx, "tcp", addr)
 	if err == nil {
@@ -41,13 +50,13 @@ func Listen(ctx context.Context, addr string) (net.Listener, error) {
 	_, port, _ := net.SplitHostPort(addr)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("listen on %s: the port is in use, perhaps by another Understudy; see who has it with: ss -ltnp 'sport = :%s', then stop that or set server.listen to another port: %w", addr, port, err)
+		return nil, fmt.Errorf("listen on %s: the port is in use, perhaps by another Understudy; see who has it with: ss -ltnp 'sport = :%s', then stop that or set %s to another port: %w", addr, port, key, err)
 	case errors.Is(err, syscall.EACCES):
-		return nil, fmt.Errorf("listen on %s: not allowed; set server.listen to a port above 1023 or give the process CAP_NET_BIND_SERVICE: %w", addr, err)
+		return nil, fmt.Errorf("listen on %s: not allowed; set %s to a port above 1023 or give the process CAP_NET_BIND_SERVICE: %w", addr, key, err)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return nil, fmt.Errorf("listen on %s: this machine does not have that address; set server.listen to one it has, or to :%s for all: %w", addr, port, err)
+		return nil, fmt.Errorf("listen on %s: this machine does not have that address; set %s to one it has, or to :%s for all: %w", addr, key, port, err)
 	}
-	return nil, fmt.Errorf("listen on %s: %w; server.listen is host:port or :port", addr, err)
+	return nil, fmt.Errorf("listen on %s: %w; %s is host:port or :port", addr, err, key)
 }
 
 // Serve answers on the listener until ctx ends, then closes the listener at

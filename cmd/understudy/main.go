@@ -7,6 +7,7 @@ import (
 	"context"
 	"os"
 
+	"github.com/understudy-ha/understudy/pkg/address"
 	"github.com/understudy-ha/understudy/pkg/guard"
 	"github.com/understudy-ha/understudy/pkg/supervise"
 )
@@ -25,6 +26,8 @@ func main() {
 			os.Exit(guard.ShimMain())
 		case supervise.LogCommand:
 			os.Exit(supervise.LogMain(os.Args[2:]))
+		case address.Command:
+			os.Exit(address.Main(os.Args[2:], os.Stdout))
 		case releaseCommand:
 			os.Exit(releaseChild(os.Args[2:], os.Stdin, os.Stderr))
 		}

@@ -20,6 +20,7 @@ import (
 	"github.com/understudy-ha/understudy/api/server"
 	"github.com/understudy-ha/understudy/persistence"
 	"github.com/understudy-ha/understudy/persistence/verify"
+	"github.com/understudy-ha/understudy/pkg/address"
 	"github.com/understudy-ha/understudy/pkg/clock"
 	"github.com/understudy-ha/understudy/pkg/config"
 	"github.com/understudy-ha/understudy/pkg/election"
@@ -46,6 +47,7 @@ type daemon struct {
 	// supervisor is what service rests on; nil with service.none.
 	supervisor *supervise.Supervisor
 	listener   net.Listener
+	agent      net.Listener // nil: none
 	tls        *tls.Config
 	auth       server.Auth
 	uri        string
@@ -96,11 +98,14 @@ func runNode(ctx context.Context, d *daemon) (err error) {
 	defer standby.Wait()
 	defer stopRest()
 	standby.Go(func() { d.watchStandby(rest, node) })
+	var told sync.WaitGroup
+	d.tell(rest, node, &told)
 	d.log.Info("started", zap.String("node", string(d.dir.Node())), zap.String("uri", d.uri),
 		zap.String("mode", string(d.cfg.HighAvailabilityMode)), zap.String("store", d.store.Limits().URL),
 		zap.Duration("heartbeatTimeout", d.timing.Timeout), zap.Int("pid", os.Getpid()), zap.String("version", build().Version))
 	err = node.Run(ctx)
 	stopRest()
+	told.Wait()
 	if serr := <-served; serr != nil {
 		d.log.Warn("REST", zap.Error(serr))
 	}
@@ -109,6 +114,20 @@ func runNode(ctx context.Context, d *daemon) (err error) {
 		return &exitError{exit.Code, errors.New(exit.Reason)}
 	}
 	return err
+}
+
+// tell lets other programs know whether this node is MASTER, until ctx ends.
+func (d *daemon) tell(ctx context.Context, node *ha.Node, wg *sync.WaitGroup) {
+	if d.agent != nil {
+		wg.Go(func() { server.ServeAgent(ctx, d.agent, node, d.log) })
+	}
+	if d.cfg.RoleFile != "" {
+		wg.Go(func() {
+			address.KeepRole(ctx, d.cfg.RoleFile, func() bool { return node.Status().Serving(node.Now()) }, func(err error) {
+				d.log.Error("roleFile can not be written; make its directory, or name another", zap.Error(err))
+			})
+		})
+	}
 }
 
 // prepare opens everything a node needs, in the order in which mistakes are
@@ -143,6 +162,11 @@ func (d *daemon) prepare(ctx context.Context) error {
 	}
 	if d.listener, err = server.Listen(ctx, d.cfg.Server.Listen); err != nil {
 		return exitf(exitUsage, "%w", err)
+	}
+	if a := d.cfg.Server.AgentListen; a != "" {
+		if d.agent, err = server.ListenAgent(ctx, a); err != nil {
+			return exitf(exitUsage, "%w", err)
+		}
 	}
 	host, err := os.Hostname()
 	if err != nil {
@@ -385,6 +409,11 @@ func (d *daemon) close() error {
 	var errs []error
 	if d.listener != nil {
 		if err := d.listener.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	if d.agent != nil {
+		if err := d.agent.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 			errs = append(errs, err)
 		}
 	}

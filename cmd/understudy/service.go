@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/understudy-ha/understudy/pkg/address"
 	"github.com/understudy-ha/understudy/pkg/config"
 	"github.com/understudy-ha/understudy/pkg/guard"
 	"github.com/understudy-ha/understudy/pkg/ha"
@@ -60,7 +61,9 @@ func (d *daemon) newService(ctx context.Context) (ha.Service, error) {
 		ReleaseTimeout: d.timing.Timeout,
 		GuardLogPath:   filepath.Join(d.cfg.DataDir, "guard.log"),
 		LeaseFile:      leaseFile,
-		Log:            d.log,
+		Finals:         guard.Finals{RoleFile: d.cfg.RoleFile},
+		Floating:       d.floating(), AddressLifetime: d.timing.Timeout,
+		Log: d.log,
 	}
 	if !d.passOutput {
 		o.OutputPath = s.Output
@@ -83,6 +86,18 @@ func (d *daemon) newService(ctx context.Context) (ha.Service, error) {
 	d.supervisor = sup
 	d.log.Info("guard", zap.Int("pid", sup.Info().GuardPid), zap.String("isolation", sup.Isolation()))
 	return sup, nil
+}
+
+// floating is the address that goes with the mastership, nil if there is none.
+func (d *daemon) floating() *address.Floating {
+	f := d.cfg.FloatingIP
+	if f.Address == "" {
+		return nil
+	}
+	if lack := address.Lacking(); lack != "" {
+		d.warn("FLOATING_IP: " + f.Address + " can not be added without " + lack + "; run the daemon as root or give it both")
+	}
+	return &address.Floating{Prefix: f.Prefix(), Interface: f.Interface}
 }
 
 // orNone says "none" in the supervisor's words, where 0 is the default.

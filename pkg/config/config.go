@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"path/filepath"
 	"strconv"
@@ -30,6 +31,8 @@ type Config struct {
 	Server               Server      `yaml:"server"`
 	Service              Service     `yaml:"service"`
 	Guard                Guard       `yaml:"guard"`
+	FloatingIP           FloatingIP  `yaml:"floatingIP"`
+	RoleFile             string      `yaml:"roleFile"` // says 0 on the master, 1 otherwise; empty: none
 	Store                Store       `yaml:"store"`
 	Log                  Log         `yaml:"log"`
 
@@ -64,10 +67,11 @@ type HA struct {
 
 // Server is the section "server".
 type Server struct {
-	Listen    string `yaml:"listen"`
-	NonMaster string `yaml:"nonMaster" enum:"forbid"`
-	TLS       TLS    `yaml:"tls"`
-	Auth      Auth   `yaml:"auth"`
+	Listen      string `yaml:"listen"`
+	AgentListen string `yaml:"agentListen"` // for HAProxy's agent-check; empty: none
+	NonMaster   string `yaml:"nonMaster" enum:"forbid"`
+	TLS         TLS    `yaml:"tls"`
+	Auth        Auth   `yaml:"auth"`
 }
 
 // TLS is the section "server.tls". Without cert and key a self-signed
@@ -151,6 +155,19 @@ type Size int64
 // Guard is the section "guard".
 type Guard struct {
 	StopTimeout time.Duration `yaml:"stopTimeout" derive:"min(1s, S/2)"` // from TERM to KILL once the daemon is dead
+}
+
+// FloatingIP is the section "floatingIP": an address that the master's machine
+// alone has. Both keys or none.
+type FloatingIP struct {
+	Address   string `yaml:"address"` // with the length of its network: 10.0.0.5/24
+	Interface string `yaml:"interface"`
+}
+
+// Prefix is the address, once Validate has passed it.
+func (f FloatingIP) Prefix() netip.Prefix {
+	p, _ := netip.ParsePrefix(f.Address) // Validate has passed it
+	return p
 }
 
 // Store is the section "store".

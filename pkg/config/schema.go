@@ -100,15 +100,18 @@ const envPrefix = "UNDERSTUDY_"
 func EnvName(key string) string {
 	var b strings.Builder
 	b.WriteString(envPrefix)
-	for i, r := range key {
+	before := '.'
+	for _, r := range key {
 		switch {
 		case r == '.':
 			b.WriteByte('_')
-			continue
-		case unicode.IsUpper(r) && i > 0:
+		case unicode.IsUpper(r) && unicode.IsLower(before): // IP is one word
 			b.WriteByte('_')
 		}
-		b.WriteRune(unicode.ToUpper(r))
+		if r != '.' {
+			b.WriteRune(unicode.ToUpper(r))
+		}
+		before = r
 	}
 	return b.String()
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"path/filepath"
 	"slices"
@@ -28,6 +29,7 @@ func (c *Config) Validate() (Warnings, error) {
 	v.server()
 	v.auth()
 	v.service()
+	v.addresses()
 	v.timings()
 	if len(v.problems) > 0 {
 		return v.warnings, &Error{v.problems}
@@ -87,7 +89,7 @@ func (v *validator) places() {
 		v.bad("dataDir", "%s lies on the shared store (persistenceDir %s): it holds this node's identity and must be on a disk of this machine, e.g. /var/lib/understudy", c.DataDir, loc.Path)
 	}
 	for _, f := range []struct{ key, path string }{
-		{"service.workDir", c.Service.WorkDir}, {"service.output", c.Service.Output},
+		{"service.workDir", c.Service.WorkDir}, {"service.output", c.Service.Output}, {"roleFile", c.RoleFile},
 	} {
 		if f.path != "" && within(f.path, loc.Path) {
 			v.bad(f.key, "%s lies on the shared store (persistenceDir %s): when that hangs, the service could be neither started nor stopped; use a directory of this machine", f.path, loc.Path)
@@ -119,13 +121,12 @@ func within(path, dir string) bool {
 
 func (v *validator) server() {
 	c := v.c
-	host, port, err := net.SplitHostPort(c.Server.Listen)
-	n, perr := strconv.Atoi(port)
-	switch {
-	case err != nil:
-		v.bad("server.listen", "%q is not host:port; write e.g. \":8443\" for all addresses or 127.0.0.1:8443", c.Server.Listen)
-	case perr != nil || n < 0 || n > 65535:
-		v.bad("server.listen", "port %q is not a number from 0 to 65535", port)
+	host := v.listen("server.listen", c.Server.Listen)
+	if c.Server.AgentListen != "" {
+		v.listen("server.agentListen", c.Server.AgentListen)
+		if c.Server.AgentListen == c.Server.Listen {
+			v.bad("server.agentListen", "is that of server.listen; give it a port of its own, e.g. \":8444\"")
+		}
 	}
 	tls := c.Server.TLS
 	switch {
@@ -157,6 +158,19 @@ func (v *validator) server() {
 	if u, err := url.Parse(c.NodeURI); err != nil || (u.Scheme != "https" && u.Scheme != "http") || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		v.bad("nodeUri", "%q is not the address of a node; write e.g. https://node1:8443/", c.NodeURI)
 	}
+}
+
+// listen judges an address to listen on and returns its host.
+func (v *validator) listen(key, addr string) string {
+	host, port, err := net.SplitHostPort(addr)
+	n, perr := strconv.Atoi(port)
+	switch {
+	case err != nil:
+		v.bad(key, "%q is not host:port; write e.g. \":8443\" for all addresses or 127.0.0.1:8443", addr)
+	case perr != nil || n < 0 || n > 65535:
+		v.bad(key, "port %q is not a number from 0 to 65535", port)
+	}
+	return host
 }
 
 func (v *validator) auth() {
@@ -208,6 +222,35 @@ func (v *validator) service() {
 	}
 	if s.StartTimeout <= s.StartGrace {
 		v.bad("service.startTimeout", "%s is not longer than service.startGrace %s: no start could succeed; raise the former or lower the latter", formatDuration(s.StartTimeout), formatDuration(s.StartGrace))
+	}
+}
+
+// addresses judges what tells others where the master is.
+func (v *validator) addresses() {
+	f, none := v.c.FloatingIP, v.c.Service.None
+	p, err := netip.ParsePrefix(f.Address)
+	ip := p.Addr()
+	switch {
+	case f.Address == "" && f.Interface == "":
+	case f.Address == "":
+		v.bad("floatingIP.interface", "needs floatingIP.address beside it, e.g. 10.0.0.5/24")
+	case f.Interface == "":
+		v.bad("floatingIP.address", "needs floatingIP.interface beside it, e.g. eth0")
+	case err != nil:
+		v.bad("floatingIP.address", "%q is not an address with the length of its network; write e.g. 10.0.0.5/24", f.Address)
+	case ip.IsUnspecified() || ip.IsMulticast() || ip.Is4In6() || ip.Zone() != "":
+		v.bad("floatingIP.address", "%s can not be the address of a machine; write e.g. 10.0.0.5/24", f.Address)
+	case len(f.Interface) > 15 || strings.ContainsAny(f.Interface, "/ \t\n"):
+		v.bad("floatingIP.interface", "%q is no name of an interface; ip link shows those there are", f.Interface)
+	case none:
+		v.bad("floatingIP.address", "needs a service: its guard removes the address when the daemon is dead. Set service.command, or remove floatingIP")
+	}
+	switch {
+	case v.c.RoleFile == "":
+	case !filepath.IsAbs(v.c.RoleFile):
+		v.bad("roleFile", "%q is not an absolute path; write e.g. /run/understudy/role", v.c.RoleFile)
+	case none:
+		v.bad("roleFile", "needs a service: its guard turns the file when the daemon is dead. Set service.command, or remove roleFile")
 	}
 }
 

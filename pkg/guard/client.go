@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/understudy-ha/understudy/pkg/address"
 	"github.com/understudy-ha/understudy/pkg/lease"
 )
 
@@ -51,6 +52,10 @@ type Options struct {
 	LeaseFile string
 	// Finals is what is done at the end when the daemon has died.
 	Finals Finals
+	// Floating is the address that is removed when the term is over, when this
+	// guard starts, and by the kernel at the end of the right to serve. It is
+	// added by a run: address.Main, see Client.RunHook. nil: none.
+	Floating *address.Floating
 	// Stdout and Stderr are the service's; nil means this process'. They must
 	// be files, not pipes into this process: the service outlives it.
 	Stdout, Stderr *os.File
@@ -95,7 +100,7 @@ func Start(ctx context.Context, o Options) (*Client, error) {
 		DataDir: dir, Isolation: o.Isolation, StopSignal: int(or(o.StopSignal, syscall.SIGTERM)),
 		GuardStop: or(o.GuardStop, time.Second), ReleaseArgv: o.ReleaseArgv, ReleaseStdin: o.ReleaseStdin,
 		ReleaseTimeout: or(o.ReleaseTimeout, 30*time.Second), Incarnation: o.Incarnation, MinTerm: o.MinTerm,
-		LeaseFile: o.LeaseFile, Finals: o.Finals,
+		LeaseFile: o.LeaseFile, Finals: o.Finals, Floating: o.Floating,
 	}})
 	select {
 	case e := <-c.events:

@@ -17,13 +17,18 @@
 //		if the daemon is dead         { begin to stop, KILL after guardStop }
 //		if t0+Stop is over            { begin to stop: first signal, refuse the term for ever }
 //		if it is time                 { KILL everything, again and again }
-//		if the tree is proven empty   { say so; daemon dead: Finals, the release child, exit }
+//		if the tree is proven empty   { remove the floating address; say so; daemon dead: Finals, the release child, exit }
 //		if t0+End is over             { say that the service is stuck }
 //	}
 //
 // Beside the service a term may have auxiliary runs (Client.RunHook): hooks and
 // probes, each with a shim, a timeout and the end of its output. They obey the
 // same deadline, and the term is over when nothing of any run is alive.
+//
+// The floating address of a term is added by such a run and removed by the
+// guard itself: before it says that the term is over, at KILL if something
+// survives that, and when it starts. Each deadline also sets how long the kernel
+// keeps it, in case nobody is left to do so.
 //
 // # Faults, and why each is survived
 //

@@ -13,7 +13,8 @@ import (
 // proven empty, before the release, in this order. None of it keeps the release
 // from being written, but a Command that survives KILL.
 type Finals struct {
-	// RoleFile is a local file that is turned to "1", not master. Empty: none.
+	// RoleFile is a local file that is turned to "1", not master; that is done
+	// whenever a stop begins, too. Empty: none.
 	RoleFile string
 	// Command is run if the term was not over when the daemon died; the term is
 	// added to Env as HA_TERM and HA_TOKEN. Empty: none.

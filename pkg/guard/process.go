@@ -45,6 +45,7 @@ func Main() int {
 	g := &guardian{daemonFd: guardDaemon, log: newLogger(os.Stderr), disk: newBacklog(), bootID: bootID()}
 	defer g.log.close()
 	defer g.disk.close()
+	defer g.closeAddress()
 	for fd := guardSock; fd < guardFds; fd++ {
 		unix.CloseOnExec(fd)
 	}
@@ -88,6 +89,7 @@ type guardian struct {
 	wake    int // eventfd: a goroutine has something for the loop
 
 	disk      *backlog
+	addr      *floating // nil: there is none
 	bootID    string
 	leaseLost bool // the lease file could not be written; owned by the backlog
 
@@ -167,7 +169,7 @@ func (g *guardian) nextLook(now lease.Instant) time.Duration {
 	for _, r := range g.runs {
 		next = min(next, g.nextLookAt(r, now))
 	}
-	if len(g.waiting) > 0 {
+	if len(g.waiting) > 0 || g.withdrawing() {
 		next = min(next, tick)
 	}
 	return next
@@ -188,8 +190,10 @@ func (g *guardian) act(now lease.Instant) (done bool) {
 	for _, r := range g.runs {
 		g.pressRun(r, now)
 	}
+	g.pressAddress(now)
 	g.reap(now)
-	if g.busy() {
+	g.settle(now)
+	if g.busy() || g.withdrawing() {
 		return false
 	}
 	if g.daemonDead {
@@ -218,13 +222,14 @@ func (g *guardian) beginStop(t lease.Term, now lease.Instant, grace time.Duratio
 			r.ctl.send(shimOrder{Signal: int(unix.SIGTERM)})
 		}
 	}
+	g.turnRole()
 	g.startWaiting(now)
-	g.settle()
+	g.settle(now)
 }
 
 // settle says that a term is over for good, once it is.
-func (g *guardian) settle() {
-	if g.busy() {
+func (g *guardian) settle(now lease.Instant) {
+	if g.busy() || !g.withdrawn(now) {
 		return
 	}
 	if g.owed != 0 {
@@ -343,6 +348,7 @@ func (g *guardian) configure(c config) {
 		g.log.printf("cgroup %s of a former run can not be removed", dir)
 	}
 	g.openLease()
+	g.openAddress(c.Floating)
 	debug.FreeOSMemory()
 	dropBinary()
 	_, _ = g.strays(), descendants(os.Getpid()) // so that what KILL needs is in memory, and locked
@@ -378,6 +384,7 @@ func (g *guardian) arm(d Deadline, now lease.Instant) {
 	}
 	g.say(Event{Kind: Armed, Term: d.Term, T0: &d.T0})
 	g.noteLease(d)
+	g.extendAddress(d)
 }
 
 // stopTerm begins the stop of a term on request, or says that it is over.
@@ -388,7 +395,7 @@ func (g *guardian) stopTerm(t lease.Term, now lease.Instant, why string) {
 		g.say(Event{Kind: Empty, Term: t, Final: true})
 	case t > g.stopped:
 		g.beginStop(t, now, g.armed.Kill-g.armed.Stop, why, false)
-	case !g.busy():
+	case !g.busy() && !g.withdrawing():
 		g.say(Event{Kind: Empty, Term: t, Final: true})
 	}
 	// Otherwise its stop is under way; Empty follows.

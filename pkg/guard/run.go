@@ -169,7 +169,7 @@ func (g *guardian) reap(now lease.Instant) {
 		switch {
 		case !r.reaped:
 		case g.vacant(r, none):
-			g.emptied(r)
+			g.emptied(r, now)
 		case !r.killing: // the shim is gone: what it left fell to us, or is in its cgroup
 			r.killNow(now)
 			g.kill(r)
@@ -222,13 +222,13 @@ func (g *guardian) vacant(r *run, none bool) bool {
 }
 
 // emptied ends a run that is proven gone.
-func (g *guardian) emptied(r *run) {
+func (g *guardian) emptied(r *run, now lease.Instant) {
 	g.runs = slices.DeleteFunc(g.runs, func(o *run) bool { return o == r })
 	g.log.printf("term %d: run %d is gone", r.Term, r.ID)
 	if r.aux != nil {
 		g.auxEmptied(r)
 	} else {
-		final := r.Term <= g.stopped && !g.busy()
+		final := r.Term <= g.stopped && !g.busy() && g.withdrawn(now)
 		if final && g.owed == r.Term {
 			g.owed = 0
 		}
@@ -237,7 +237,7 @@ func (g *guardian) emptied(r *run) {
 	}
 	r.close()
 	g.removeCgroup(r)
-	g.settle()
+	g.settle(now)
 }
 
 func (r *run) close() {

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/understudy-ha/understudy/pkg/address"
 	"github.com/understudy-ha/understudy/pkg/lease"
 )
 
@@ -75,6 +76,7 @@ type config struct {
 	MinTerm        lease.Term
 	LeaseFile      string
 	Finals         Finals
+	Floating       *address.Floating
 }
 
 // EventKind tells what the guard has to say.

@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/understudy-ha/understudy/pkg/address"
 	"github.com/understudy-ha/understudy/pkg/guard"
 	"github.com/understudy-ha/understudy/pkg/ha"
 	"github.com/understudy-ha/understudy/pkg/lease"
@@ -89,6 +90,12 @@ type Options struct {
 	Exe            string
 	LeaseFile      string // see guard.LeaseFile; the service finds it as HA_LEASE_FILE
 	Finals         guard.Finals
+
+	// Floating is an address of this machine while the service is ready, and
+	// until it is gone; nil: none. AddressLifetime is how long the kernel keeps
+	// one that was added if the guard says nothing more: T.
+	Floating        *address.Floating
+	AddressLifetime time.Duration
 
 	// Subreaper makes this process adopt what outlives guard and shim, so that
 	// their death together can be proven harmless without a PID namespace. For

@@ -102,6 +102,7 @@ type term struct {
 	alive     bool               // its main process
 	killed    bool               // its main process ended by KILL
 	stopAt    time.Time          // when it was told to stop while alive
+	addr      floating
 }
 
 // proving is the search for the tree of a guard that is gone.
@@ -171,7 +172,7 @@ func (s *Supervisor) openFiles() error {
 		DataDir: o.DataDir, Lock: o.Lock, Incarnation: o.Incarnation, Isolation: o.Isolation,
 		ReleaseArgv: o.ReleaseArgv, ReleaseStdin: o.ReleaseStdin, ReleaseTimeout: o.ReleaseTimeout,
 		GuardStop: o.GuardStop, StopSignal: o.StopSignal, Stdout: o.Stdout, Stderr: o.Stderr, Exe: o.Exe,
-		LeaseFile: o.LeaseFile, Finals: o.Finals,
+		LeaseFile: o.LeaseFile, Finals: o.Finals, Floating: o.Floating,
 	}
 	if o.OutputPath != "" {
 		var err error
@@ -494,7 +495,7 @@ func (s *Supervisor) heard(e guard.Event) {
 	case guard.Lost:
 		s.guardLost(e.Why)
 	case guard.AuxStarted, guard.AuxRefused, guard.AuxEnded, guard.AuxStuck:
-		// Nothing here asks for auxiliary runs.
+		s.addressHeard(e)
 	default:
 		s.o.Log.Error("unknown event of the guard", zap.String("kind", string(e.Kind)))
 	}
@@ -547,6 +548,7 @@ func (s *Supervisor) checkEnded(c checked) {
 	s.show(phaseReady, s.Info().Pid, "")
 	s.say(ha.ServiceEvent{Kind: ha.ServiceReady, Term: t.order.Term})
 	s.answer(nil)
+	s.raise()
 }
 
 // exited decides what follows the end of the main process.
@@ -694,6 +696,7 @@ func (s *Supervisor) prove() {
 	s.proving = nil
 	s.sole.Store(false)
 	s.proofTick.Reset(time.Hour)
+	s.lower()
 	if p.term > s.dead {
 		s.over(p.term)
 	}

@@ -45,6 +45,10 @@ type Node struct {
 	// Its process counts as Service.
 	Via []string
 
+	// Dial is how the node's REST is reached; nil: from here. For nodes in a
+	// network namespace.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+
 	plane    *Plane
 	settings map[string]any
 	port     int
@@ -64,7 +68,7 @@ type daemonProcess struct {
 }
 
 func newNode(p *Plane, name string, settings map[string]any) *Node {
-	return &Node{
+	n := &Node{
 		Name: name, DataDir: filepath.Join(p.Dir, name), Store: p.Store,
 		plane: p, settings: settings, port: freePort(p), mark: p.mark + "-" + name,
 		http: &http.Client{
@@ -76,6 +80,13 @@ func newNode(p *Plane, name string, settings map[string]any) *Node {
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}
+	n.http.Transport.(*http.Transport).DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		if n.Dial != nil {
+			return n.Dial(ctx, network, address)
+		}
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}
+	return n
 }
 
 // freePort finds a port beneath the range the kernel hands out, so that it is
