@@ -17,7 +17,7 @@ import (
 // milliseconds. A machine that is slower is found by the announcements of both.
 const (
 	probes     = 3
-	probeEvery = 80 * time.Millisecond
+	probeEvery = 60 * time.Millisecond
 )
 
 // wire sends and receives whole frames on one interface.
