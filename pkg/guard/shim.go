@@ -187,7 +187,7 @@ func (s *shim) exec(o shimOrder) bool {
 		})
 	}
 	if err != nil {
-		s.report(notExecutable(r, path, err))
+		s.report(notExecutable(o, path, err))
 		return false
 	}
 	s.main = pid
@@ -302,7 +302,11 @@ func lookPath(r Run) (string, error) {
 }
 
 // notExecutable words a failed exec and gives it the shell's exit codes.
-func notExecutable(r Run, path string, err error) shimReport {
+func notExecutable(o shimOrder, path string, err error) shimReport {
+	r, whose := *o.Run, "the service's"
+	if o.Aux {
+		whose = "its"
+	}
 	errno := syscall.EINVAL
 	_ = errors.As(err, &errno)
 	rep := shimReport{Errno: int(errno), Exit: 126}
@@ -315,18 +319,18 @@ func notExecutable(r Run, path string, err error) shimReport {
 	_, statErr := os.Stat(path)
 	switch {
 	case r.Dir != "" && !isDir(r.Dir):
-		rep.Why = fmt.Sprintf("the service's working directory %s does not exist or is not a directory", r.Dir)
+		rep.Why = fmt.Sprintf("%s working directory %s does not exist or is not a directory", whose, r.Dir)
 	case errno == syscall.ENOENT && statErr != nil:
 		rep.Exit = 127
-		rep.Why = fmt.Sprintf("the service's command %q does not exist", path)
+		rep.Why = fmt.Sprintf("%s command %q does not exist", whose, path)
 	case errno == syscall.ENOENT:
-		rep.Why = fmt.Sprintf("the interpreter or loader that the service's command %q names does not exist", path)
+		rep.Why = fmt.Sprintf("the interpreter or loader that %s command %q names does not exist", whose, path)
 	case errno == syscall.EACCES:
-		rep.Why = fmt.Sprintf("the service's command %q is not executable: check its permissions (chmod +x) and the mount option noexec", path)
+		rep.Why = fmt.Sprintf("%s command %q is not executable: check its permissions (chmod +x) and the mount option noexec", whose, path)
 	case errno == syscall.ENOEXEC:
-		rep.Why = fmt.Sprintf("the service's command %q is neither a program for this machine nor a script with a #! line", path)
+		rep.Why = fmt.Sprintf("%s command %q is neither a program for this machine nor a script with a #! line", whose, path)
 	default:
-		rep.Why = fmt.Sprintf("the service's command %q can not be executed: %v", path, err)
+		rep.Why = fmt.Sprintf("%s command %q can not be executed: %v", whose, path, err)
 	}
 	return rep
 }
