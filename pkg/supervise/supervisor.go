@@ -74,6 +74,7 @@ type Supervisor struct {
 	pending   *ha.Deadline
 	deadline  ha.Deadline // the latest that was asked for
 	runs      uint64
+	hooks     map[uint64]chan<- guard.Event // auxiliary runs that somebody waits for
 	timer     *time.Timer
 	onTimer   func()
 	proving   *proving
@@ -134,6 +135,7 @@ func New(ctx context.Context, o Options) (*Supervisor, error) {
 	s := &Supervisor{
 		o: o, requests: make(chan func(), 64), closing: make(chan struct{}), done: make(chan struct{}),
 		spawned: make(chan spawned, 1), checked: make(chan checked, 1), watched: make(chan watched, 1),
+		hooks: map[uint64]chan<- guard.Event{},
 	}
 	if o.Subreaper {
 		if err := guard.Adopt(); err != nil {
@@ -494,8 +496,11 @@ func (s *Supervisor) heard(e guard.Event) {
 		}
 	case guard.Lost:
 		s.guardLost(e.Why)
-	case guard.AuxStarted, guard.AuxRefused, guard.AuxEnded, guard.AuxStuck:
-		s.addressHeard(e)
+	case guard.AuxStarted:
+	case guard.AuxRefused, guard.AuxEnded, guard.AuxStuck:
+		if !s.addressHeard(e) {
+			s.hookEnded(e)
+		}
 	default:
 		s.o.Log.Error("unknown event of the guard", zap.String("kind", string(e.Kind)))
 	}
@@ -652,6 +657,7 @@ func (s *Supervisor) cancelChecks() {
 func (s *Supervisor) guardLost(why string) {
 	pid := s.guard.Pid()
 	s.guard = nil
+	s.hooksLost(why)
 	s.endRun()
 	s.term.stopAt = time.Time{} // how long this takes says nothing about the service
 	s.proving = &proving{term: s.term.order.Term, since: time.Now()}
