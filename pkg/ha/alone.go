@@ -43,6 +43,9 @@ func (n *Node) runAlone(ctx context.Context) error {
 		s.History, s.Counts = n.history, n.sums()
 		s.Nodes = map[lease.NodeID]NodeStatus{n.opts.Node: {NodeRecord: n.recorder.record(&s, now), SeenAt: now}}
 		n.status.Store(&s)
+		if n.opts.OnStatus != nil {
+			n.opts.OnStatus(&s, now)
+		}
 	}
 	show(lease.StateInitializing, false, "starting the service")
 	leave := ctx.Done()

@@ -53,6 +53,9 @@ type Options struct {
 	Verify func(ctx context.Context) error
 	// Nudge tells other nodes to read the register now. It must return soon.
 	Nudge func(ctx context.Context, uris []string)
+	// OnStatus is shown each new Status, with the instant it was made. It is
+	// called by the loop and must return at once. nil: nobody looks.
+	OnStatus func(s *Status, now lease.Instant)
 	// Warnings are shown in Status from the start.
 	Warnings []string
 

@@ -48,6 +48,9 @@ func (n *Node) publish(now lease.Instant) {
 	n.recorder.watchHolder(&v)
 	n.peers.shown(s, now)
 	n.reigns.shown(s)
+	if n.opts.OnStatus != nil {
+		n.opts.OnStatus(s, now)
+	}
 }
 
 // nodes is what is known of the plane's nodes, this one included.
@@ -205,7 +208,12 @@ func (n *Node) noted(now lease.Instant, a election.Note) {
 			why = n.phases.endReason
 		}
 		n.reigns.ended(a.Term, why)
-	case election.NoteDraining, election.NoteStopping:
+	case election.NoteDraining:
+		n.phases.endReason = a.Detail
+		if d, ok := n.service.(Demoter); ok {
+			d.Demote(a.Term, StopReason(a.Detail))
+		}
+	case election.NoteStopping:
 		n.phases.endReason = a.Detail
 	case election.NoteLate:
 		n.counts.Late++

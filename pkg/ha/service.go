@@ -56,6 +56,13 @@ type Service interface {
 	Close() error
 }
 
+// Demoter is a Service that is told when a planned end of a term begins, with
+// the lease ahead: before clients are drained, and before Stop with the same
+// reason, if the end remains a planned one. It returns at once.
+type Demoter interface {
+	Demote(t lease.Term, why StopReason)
+}
+
 // ServiceEventKind tells what happened to the service.
 type ServiceEventKind int
 
