@@ -21,6 +21,7 @@ import (
 	"github.com/understudy-ha/understudy/persistence/memory"
 	"github.com/understudy-ha/understudy/pkg/clock"
 	"github.com/understudy-ha/understudy/pkg/ha"
+	"github.com/understudy-ha/understudy/pkg/hook"
 	"github.com/understudy-ha/understudy/pkg/lease"
 )
 
@@ -107,8 +108,13 @@ func TestMetricsAreDocumented(t *testing.T) {
 		}
 	}
 
+	hooks := hook.Open(t.Context(), hook.Options{
+		Hooks:   map[hook.Event]hook.Hook{hook.OnStoreLost: {Command: []string{"/h"}, Timeout: time.Second}},
+		DataDir: t.TempDir(), Bound: noGuard, Apart: noGuard,
+	})
+	defer hooks.Close(0)
 	w := httptest.NewRecorder()
-	server.New(node, server.Options{Collectors: []prometheus.Collector{&m}}).
+	server.New(node, server.Options{Collectors: []prometheus.Collector{&m, hookMeter{hooks}}}).
 		ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", nil))
 	shown := pairs(t, `(?m)^# TYPE (understudy_\w+) (\w+)$`, w.Body.String())
 	page, err := os.ReadFile("../../docs/metrics.md")

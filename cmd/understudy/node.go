@@ -26,6 +26,7 @@ import (
 	"github.com/understudy-ha/understudy/pkg/election"
 	"github.com/understudy-ha/understudy/pkg/guard"
 	"github.com/understudy-ha/understudy/pkg/ha"
+	"github.com/understudy-ha/understudy/pkg/hook"
 	"github.com/understudy-ha/understudy/pkg/lease"
 	"github.com/understudy-ha/understudy/pkg/supervise"
 )
@@ -46,6 +47,9 @@ type daemon struct {
 	service ha.Service
 	// supervisor is what service rests on; nil with service.none.
 	supervisor *supervise.Supervisor
+	leaseFile  string      // empty with service.none
+	hooks      *hook.Queue // nil: no hook is configured
+	watch      *hook.Watch // feeds it
 	listener   net.Listener
 	agent      net.Listener // nil: none
 	tls        *tls.Config
@@ -91,6 +95,9 @@ func runNode(ctx context.Context, d *daemon) (err error) {
 	}
 	if d.supervisor != nil {
 		opt.Service = d.supervisor
+	}
+	if d.hooks != nil {
+		opt.Collectors = append(opt.Collectors, hookMeter{d.hooks})
 	}
 	handler := server.New(node, opt)
 	go func() { served <- server.Serve(rest, d.listener, handler, d.tls, d.log) }()
@@ -189,6 +196,7 @@ func (d *daemon) prepare(ctx context.Context) error {
 	if d.wrap != nil {
 		d.service = d.wrap(d.service)
 	}
+	d.newHooks(ctx)
 	return nil
 }
 
@@ -358,6 +366,7 @@ func (d *daemon) node() (*ha.Node, error) {
 		InactiveNodeRemoval: c.HA.InactiveNodeRemoval,
 		Clock:               clock.Now, Service: d.service, Memory: d.dir, Former: former,
 		Verify: d.verify, Nudge: newNudger(), Warnings: d.warnings, Log: d.log,
+		OnStatus: d.onStatus,
 	})
 }
 
@@ -417,6 +426,7 @@ func (d *daemon) close() error {
 			errs = append(errs, err)
 		}
 	}
+	d.closeHooks()
 	if d.service != nil {
 		errs = append(errs, d.service.Close())
 	}

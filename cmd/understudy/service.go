@@ -44,6 +44,7 @@ func (d *daemon) newService(ctx context.Context) (ha.Service, error) {
 	if warning != "" {
 		d.log.Warn(warning)
 	}
+	d.leaseFile = leaseFile
 	o := supervise.Options{
 		Command: s.Command, Dir: dir, Env: serviceEnv(s.Env, storeSecrets(d.loc)),
 		Ready:  supervise.Check{HTTP: s.Ready.HTTP, TCP: s.Ready.TCP, File: s.Ready.File, Exec: s.Ready.Exec},

@@ -33,6 +33,7 @@ type Config struct {
 	Guard                Guard       `yaml:"guard"`
 	FloatingIP           FloatingIP  `yaml:"floatingIP"`
 	RoleFile             string      `yaml:"roleFile"` // says 0 on the master, 1 otherwise; empty: none
+	Hooks                Hooks       `yaml:"hooks"`
 	Store                Store       `yaml:"store"`
 	Log                  Log         `yaml:"log"`
 
@@ -170,6 +171,45 @@ func (f FloatingIP) Prefix() netip.Prefix {
 	return p
 }
 
+// Hooks is the section "hooks": commands at the turning points of a node.
+type Hooks struct {
+	PrePromote      Hook `yaml:"prePromote"` // before the service starts; may veto
+	PostPromote     Hook `yaml:"postPromote"`
+	PreDemote       Hook `yaml:"preDemote"`
+	PostDemote      Hook `yaml:"postDemote"`
+	OnRoleChange    Hook `yaml:"onRoleChange"`
+	OnFencingFailed Hook `yaml:"onFencingFailed"`
+	OnStoreLost     Hook `yaml:"onStoreLost"`
+	OnStoreBack     Hook `yaml:"onStoreBack"`
+}
+
+// Hook is one command; without one nothing runs.
+type Hook struct {
+	Command []string      `yaml:"command"`
+	Timeout time.Duration `yaml:"timeout"` // then it is killed
+}
+
+// NamedHook is a hook with the name of its event.
+type NamedHook struct {
+	Event string
+	Hook
+	Bound bool // to a term: the guard runs it
+}
+
+// All lists the hooks, set or not, in the order of the file.
+func (h Hooks) All() []NamedHook {
+	return []NamedHook{
+		{"prePromote", h.PrePromote, true},
+		{"postPromote", h.PostPromote, true},
+		{"preDemote", h.PreDemote, true},
+		{"postDemote", h.PostDemote, false},
+		{"onRoleChange", h.OnRoleChange, false},
+		{"onFencingFailed", h.OnFencingFailed, false},
+		{"onStoreLost", h.OnStoreLost, false},
+		{"onStoreBack", h.OnStoreBack, false},
+	}
+}
+
 // Store is the section "store".
 type Store struct {
 	AllowLocal       bool          `yaml:"allowLocal"`
@@ -225,6 +265,16 @@ func Default() *Config {
 			StartGrace:   200 * time.Millisecond,
 			DrainDelay:   2 * time.Second,
 			StopSignal:   "TERM",
+		},
+		Hooks: Hooks{
+			PrePromote:      Hook{Timeout: 10 * time.Second},
+			PostPromote:     Hook{Timeout: 10 * time.Second},
+			PreDemote:       Hook{Timeout: 10 * time.Second},
+			PostDemote:      Hook{Timeout: 10 * time.Second},
+			OnRoleChange:    Hook{Timeout: 10 * time.Second},
+			OnFencingFailed: Hook{Timeout: 10 * time.Second},
+			OnStoreLost:     Hook{Timeout: 10 * time.Second},
+			OnStoreBack:     Hook{Timeout: 10 * time.Second},
 		},
 		Store: Store{S3: S3{PathStyle: "auto", SSE: "none"}},
 		Log:   Log{Level: "info", Format: "console"},

@@ -30,6 +30,7 @@ func (c *Config) Validate() (Warnings, error) {
 	v.auth()
 	v.service()
 	v.addresses()
+	v.hooks()
 	v.timings()
 	if len(v.problems) > 0 {
 		return v.warnings, &Error{v.problems}
@@ -374,6 +375,24 @@ func (v *validator) local(key, path string) {
 	}
 	if loc, err := v.c.Location(); err == nil && loc.Scheme == "file" && within(path, loc.Path) {
 		v.bad(key, "%s lies on the shared store (persistenceDir %s): when that hangs, so does the check; use a directory of this machine", path, loc.Path)
+	}
+}
+
+func (v *validator) hooks() {
+	for _, h := range v.c.Hooks.All() {
+		key := "hooks." + h.Event
+		if h.Timeout <= 0 {
+			v.bad(key+".timeout", "%s leaves no time; write e.g. 10s", formatDuration(h.Timeout))
+		}
+		switch {
+		case len(h.Command) == 0:
+		case h.Command[0] == "":
+			v.bad(key+".command", "its first word, the program, is empty")
+		case strings.Contains(h.Command[0], "/") && !filepath.IsAbs(h.Command[0]):
+			v.bad(key+".command", "%q is not an absolute path", h.Command[0])
+		case h.Bound && v.c.Service.None:
+			v.bad(key+".command", "needs a service: only a guard process may run what belongs to a term, and with service.none: true there is none; use onRoleChange, or set service.command")
+		}
 	}
 }
 
