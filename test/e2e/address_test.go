@@ -229,6 +229,22 @@ func (w *watcher) interruption(at, until time.Time) (longest time.Duration, whol
 	return longest, false
 }
 
+// claims are when a machine first and last claimed the address since at.
+func (w *watcher) claims(at time.Time, mac string) (first, last time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, c := range w.heard {
+		if c.mac != mac || c.at.Before(at) {
+			continue
+		}
+		if first.IsZero() {
+			first = c.at
+		}
+		last = c.at
+	}
+	return first, last
+}
+
 // owners are the machines that claimed the address since at, each named once
 // for each time it followed another.
 func (w *watcher) owners(at time.Time) (macs []string, announced map[string]int) {
@@ -295,18 +311,18 @@ func TestFloatingAddress(t *testing.T) {
 		t.Fatal("nobody answers the ping")
 	}
 	// The daemon dies, its guard removes the address.
-	s.move(w, "kill -9 of the daemon", master, other, addressSlack, func() { master.Kill(harness.Daemon) })
+	s.move(w, "kill -9 of the daemon", master, other, 0, func() { master.Kill(harness.Daemon) })
 	master.WaitGone(10 * time.Second)
 	s.waitTold(other, master, false)
 	master.Start()
 	master.WaitStandby(20 * time.Second)
 	// An orderly stop.
-	s.move(w, "SIGTERM", other, master, addressSlack, func() { other.Stop(20 * time.Second) })
+	s.move(w, "SIGTERM", other, master, 0, func() { other.Stop(20 * time.Second) })
 	s.waitTold(master, other, false)
 	other.Start()
 	other.WaitStandby(20 * time.Second)
 	// Nobody is left to remove it: the kernel does.
-	s.move(w, "kill -9 of daemon and guard", master, other, 3*time.Second, func() { master.KillTree() })
+	s.move(w, "kill -9 of daemon and guard", master, other, 2*time.Second, func() { master.KillTree() })
 	if s.has(master) {
 		t.Errorf("%s has the address still", master.Name)
 	}
@@ -324,8 +340,9 @@ func TestFloatingAddress(t *testing.T) {
 	}
 }
 
-// move makes the address move and judges how.
-func (s *segment) move(w *watcher, what string, from, to *harness.Node, slack time.Duration, how func()) {
+// move makes the address move and judges how. From must let go of it before to
+// is master, or so much later.
+func (s *segment) move(w *watcher, what string, from, to *harness.Node, late time.Duration, how func()) {
 	s.t.Helper()
 	at := time.Now()
 	done := make(chan time.Time, 1)
@@ -349,13 +366,18 @@ func (s *segment) move(w *watcher, what string, from, to *harness.Node, slack ti
 	}) {
 		s.t.Fatalf("%s: %s announced the address %d times", what, to.Name, announced[macOf(to)])
 	}
-	gap, whole := w.interruption(at, moved.Add(slack))
+	_, left := w.claims(at, macOf(from))
+	taken, _ := w.claims(at, macOf(to))
+	gap, whole := w.interruption(at, taken)
 	failover := moved.Sub(at)
 	s.t.Logf("%s: failover %v, interruption %v, %d announcements", what, failover.Round(time.Millisecond), gap.Round(time.Millisecond), announced[macOf(to)])
 	if want := []string{macOf(from), macOf(to)}; !slices.Equal(owners, want) && !slices.Equal(owners, want[1:]) {
 		s.t.Errorf("%s: the address was claimed by %v in turn, want %v", what, owners, want)
 	}
-	if !whole || gap > failover+slack {
+	if held := left.Sub(moved); held > late {
+		s.t.Errorf("%s: %s has the address for %v when %s is master already", what, from.Name, held, to.Name)
+	}
+	if !whole || gap > failover+addressSlack {
 		s.t.Errorf("%s: no answer for %v, failover took %v", what, gap, failover)
 	}
 }
