@@ -41,8 +41,8 @@ func one(timeout time.Duration, command ...string) map[Event]Hook {
 func TestThousandRoleChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const timeout = 100 * time.Millisecond
-		random := rand.New(rand.NewPCG(7, 11))
-		var told []string // what each hook saw, in the order in which they ran
+		random, fate := rand.New(rand.NewPCG(7, 11)), rand.New(rand.NewPCG(7, 12)) // of the node, of its hooks
+		var told []string                                                          // what each hook saw, in the order in which they ran
 		busy := false
 		kinds := map[Outcome]int{}
 		run := func(_ context.Context, a guard.Aux) guard.Event {
@@ -52,9 +52,9 @@ func TestThousandRoleChanges(t *testing.T) {
 			busy = true
 			defer func() { busy = false }()
 			told = append(told, env(a.Env, "HA_SEQ")+" "+env(a.Env, "HA_EVENT")+" "+env(a.Env, "HA_REASON"))
-			e := guard.Event{Kind: guard.AuxEnded, Exit: random.IntN(2)}
-			wait := time.Duration(random.IntN(90)) * time.Millisecond
-			if random.IntN(10) == 0 {
+			e := guard.Event{Kind: guard.AuxEnded, Exit: fate.IntN(2)}
+			wait := time.Duration(fate.IntN(90)) * time.Millisecond
+			if fate.IntN(10) == 0 {
 				wait, e.TimedOut, e.Exit = a.Timeout, true, 137
 			}
 			time.Sleep(wait)
