@@ -72,6 +72,16 @@ func supervise(t *testing.T, script string, change func(o *Options)) *bench {
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
+		// Where the guard was killed no next one comes to tidy up after it.
+		var left []string
+		for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+			if left = guard.ClearCgroups(o.DataDir); len(left) == 0 {
+				break
+			}
+		}
+		if len(left) > 0 {
+			t.Errorf("cgroups are left: %v", left)
+		}
 		if t.Failed() {
 			for _, f := range []string{"guard.log", "service.log"} {
 				text, _ := os.ReadFile(filepath.Join(dir, f))
