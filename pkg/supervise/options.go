@@ -45,7 +45,7 @@ type Options struct {
 	// process of its own (LogMain); empty: the service writes to Stdout and
 	// Stderr.
 	OutputPath string
-	LogMaxSize int64 // bytes of that file before it is rotated; 0: 10 MiB, negative: never
+	LogMaxSize int64 // bytes of that file before it is rotated, once its last line is whole; 0: 10 MiB, negative: never
 	LogKeep    int   // older files kept; 0 means 5, negative none
 	// Stdout and Stderr are used when OutputPath is empty; nil: this process'.
 	Stdout, Stderr *os.File
