@@ -3,10 +3,13 @@ package hook
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -97,6 +100,98 @@ func nobody(t *testing.T, mark string) {
 			t.Errorf("pid %s is alive: %s", p.Name(), bytes.ReplaceAll(line, []byte{0}, []byte{' '}))
 		}
 	}
+}
+
+// A node changes its role a thousand times with real hooks, of which some are
+// slow, some fail and some hang until they are killed: they run one after the
+// other, in the order of the changes, numbered without a gap, each within its
+// bound.
+func TestThousandRoleChangesForReal(t *testing.T) {
+	t.Parallel()
+	const (
+		changes = 1000
+		timeout = 250 * time.Millisecond
+	)
+	dir := t.TempDir()
+	// Each says when it begins and, if it may live, when it ends.
+	script := `out=` + dir + `/told
+echo "begin $HA_SEQ $HA_REASON" >>$out
+case $HA_REASON in
+*-slow) sleep 0.02 ;;
+*-fails) echo "end $HA_SEQ" >>$out; exit 3 ;;
+*-hangs) trap "" TERM INT HUP; while :; do sleep 10; done ;;
+esac
+echo "end $HA_SEQ" >>$out`
+	q := Open(t.Context(), Options{
+		Hooks: one(timeout, "/bin/sh", "-c", script), DataDir: dir, Apart: guard.RunApart,
+		Env: []string{"PATH=/usr/bin:/bin", "GORACE=atexit_sleep_ms=0"},
+	})
+	random := rand.New(rand.NewPCG(3, 5))
+	var mu sync.Mutex
+	var results []Result
+	var want []string
+	state := lease.StateStandby
+	for i := range changes {
+		fate := "quick"
+		switch n := random.IntN(100); {
+		case n < 1:
+			fate = "hangs"
+		case n < 20:
+			fate = "slow"
+		case n < 40:
+			fate = "fails"
+		}
+		next := []lease.State{lease.StateMaster, lease.StateHotStandby, lease.StateStandby, lease.StateFailed}[random.IntN(4)]
+		reason := fmt.Sprintf("change-%d-%s", i, fate)
+		q.Put(Facts{Event: OnRoleChange, State: next, PrevState: state, Reason: reason}, func(r Result) {
+			mu.Lock()
+			defer mu.Unlock()
+			results = append(results, r)
+		})
+		state = next
+		want = append(want, reason)
+	}
+	q.Close(time.Hour)
+
+	text, err := os.ReadFile(filepath.Join(dir, "told"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")
+	kinds := map[Outcome]int{}
+	for i, reason := range want {
+		begin, end := fmt.Sprintf("begin %d %s", i+1, reason), fmt.Sprintf("end %d", i+1)
+		r := results[i]
+		kinds[r.Outcome]++
+		// A busy machine may not let even a quick one begin within its time.
+		if len(lines) > 0 && lines[0] == begin {
+			lines = lines[1:]
+			if len(lines) > 0 && lines[0] == end {
+				lines = lines[1:]
+			} else if r.Outcome != TimedOut {
+				t.Fatalf("change %d, %s: no end after the beginning, next is %q", i, r.Outcome, lines)
+			}
+		} else if r.Outcome != TimedOut {
+			t.Fatalf("change %d, %s: want %q, next is %q", i, r.Outcome, begin, lines)
+		}
+		switch {
+		case r.Seq != uint64(i+1):
+			t.Fatalf("change %d has number %d", i, r.Seq)
+		case strings.HasSuffix(reason, "-hangs") && r.Outcome != TimedOut, strings.HasSuffix(reason, "-fails") && r.Outcome == OK:
+			t.Errorf("%s: %s", reason, r.Outcome)
+		case r.Outcome == TimedOut && r.Took < timeout, r.Took > timeout+slack:
+			t.Errorf("%s took %v with a limit of %v", reason, r.Took, timeout)
+		}
+	}
+	if len(lines) > 0 {
+		t.Errorf("told besides: %q", lines)
+	}
+	for _, o := range []Outcome{OK, Failed, TimedOut} {
+		if kinds[o] == 0 {
+			t.Errorf("none of %s", o)
+		}
+	}
+	t.Logf("%v", kinds)
 }
 
 // What a hook is told, and what it is not.

@@ -141,10 +141,10 @@ func TestKillDaemonAndGuard(t *testing.T) {
 func TestKillDaemon(t *testing.T) {
 	for _, tt := range []timings{fastTimings, defaultTimings} {
 		t.Run(tt.name, func(t *testing.T) {
-			p := harness.NewPlane(t, harness.Options{Settings: tt.settings})
+			p := harness.NewPlane(t, harness.Options{Settings: tt.settings, ServiceEnv: map[string]string{"REC_FORK": "2"}})
 			master := p.StartAndWait(settle)
 			var starts, serves []time.Duration
-			for range harness.Rounds(3, 20) {
+			for range harness.Rounds(3, 50) {
 				p.AnyMoment(tt.beat)
 				old := p.Latest()
 				at := master.Kill(harness.Daemon)
@@ -156,6 +156,9 @@ func TestKillDaemon(t *testing.T) {
 				}
 				serves = append(serves, intervals.Now().Sub(at))
 				another(t, p, next, master)
+				if left := master.Count(harness.Service); left > 0 {
+					t.Errorf("the next service runs and of the former there are %d processes", left)
+				}
 				if old = p.Tree(old.ID); !old.Stopped() {
 					t.Errorf("the guard killed the service instead of stopping it: %v", old)
 				}

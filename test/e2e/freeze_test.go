@@ -1,7 +1,10 @@
 package e2e_test
 
 import (
+	"bytes"
 	"fmt"
+	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -13,17 +16,44 @@ import (
 	"github.com/understudy-ha/understudy/test/faultfs"
 )
 
-// TestFreezeLong freezes the master's daemon for longer than T: its guard has
-// killed the service before the next one begins, and the daemon wakes up as a
-// standby.
+// TestFreezeLong freezes the master's daemon for longer than T, and its store
+// with it: by the service's own record the guard has stopped the service
+// between E - S and E, before the next one begins, and the daemon wakes up as a
+// standby. A service that heeds SIGTERM ends at the beginning of that time, one
+// that does not at its end.
 func TestFreezeLong(t *testing.T) {
-	p := harness.NewPlane(t, harness.Options{ServiceEnv: map[string]string{"REC_FORK": "1"}})
+	for _, kind := range []struct {
+		name    string
+		hang    bool
+		service map[string]string
+	}{
+		{"the daemon", false, map[string]string{"REC_FORK": "1"}},
+		{"the daemon and its store", true, map[string]string{"REC_FORK": "1", "REC_IGNORE_TERM": "1"}},
+	} {
+		t.Run(kind.name, func(t *testing.T) {
+			if kind.hang {
+				needRoot(t)
+			}
+			freezeLong(t, harness.Options{FaultFS: kind.hang, ServiceEnv: kind.service})
+		})
+	}
+}
+
+func freezeLong(t *testing.T, o harness.Options) {
+	t.Helper()
+	stop := fast(t).Stop
+	p := harness.NewPlane(t, o)
 	master := p.StartAndWait(settle)
-	var took, ahead []time.Duration
-	for range harness.Rounds(2, 10) {
+	var took, ahead, into []time.Duration
+	for range harness.Rounds(1, 20) {
 		p.AnyMoment(fastBeat)
 		old := p.Latest()
+		var hang *faultfs.Fault
+		if o.FaultFS {
+			hang = master.Fault.Inject(faultfs.Rule{Hang: true, Deaf: true})
+		}
 		at := master.Signal(unix.SIGSTOP)
+		end := leaseEnd(t, master)
 		next := p.WaitStart(at, 2*fastT+settle)
 		took = append(took, next.Start.Sub(at))
 		another(t, p, next, master)
@@ -35,10 +65,18 @@ func TestFreezeLong(t *testing.T) {
 		}
 		old = p.Tree(old.ID)
 		ahead = append(ahead, next.Start.Sub(old.Last))
+		into = append(into, old.Last.Sub(end.Add(-stop)))
+		if first := firstSignal(old); first < end.Add(-stop) || old.Last >= end {
+			t.Errorf("asked to stop %v before the end of its right to serve, dead %v before it; want at most %v and more than 0",
+				end.Sub(first), end.Sub(old.Last), stop)
+		}
 		// Longer than T in any case.
 		time.Sleep(at.Add(fastT + 2*time.Second).Sub(intervals.Now()))
 		if !master.Find(harness.Daemon).Stopped() {
 			t.Fatal("the daemon is not frozen")
+		}
+		if hang != nil {
+			hang.Remove()
 		}
 		woken := master.Signal(unix.SIGCONT)
 		master.WaitStandby(settle)
@@ -51,7 +89,35 @@ func TestFreezeLong(t *testing.T) {
 		master = p.NodeOf(next)
 	}
 	harness.Figures(t, "SIGSTOP of the daemon to the next start", took)
+	harness.Figures(t, fmt.Sprintf("E - S to the old service's end, S=%v", stop), into)
 	harness.Figures(t, "guard's kill to the next start", ahead)
+}
+
+// leaseEnd is the end of a frozen master's right to serve, as its guard has
+// noted it for the service: what the daemon sent last may still be on its way.
+func leaseEnd(t *testing.T, n *harness.Node) intervals.Instant {
+	t.Helper()
+	path := n.LeaseFile()
+	const still = 300 * time.Millisecond
+	var text []byte
+	since := intervals.Now()
+	if !harness.Poll(time.Second, func() bool {
+		b, err := os.ReadFile(path)
+		must(t, err)
+		if !bytes.Equal(b, text) {
+			text, since = b, intervals.Now()
+		}
+		return intervals.Now().Sub(since) > still
+	}) {
+		t.Fatal("the lease of a frozen daemon goes on")
+	}
+	f := strings.Fields(string(text))
+	if len(f) != 2 {
+		t.Fatalf("%s says %q", path, text)
+	}
+	end, err := strconv.ParseInt(f[1], 10, 64)
+	must(t, err)
+	return intervals.Instant(end)
 }
 
 // TestFreezeShort freezes the master's daemon until its guard has begun to

@@ -159,7 +159,7 @@ func (n *Node) Command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, Understudy(), args...)
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + n.plane.Dir, markVariable + "=" + n.mark,
-		"RUNTIME_DIRECTORY=" + filepath.Join(n.plane.Dir, "runtime"), // or the lease file would go to /run
+		"RUNTIME_DIRECTORY=" + n.runtimeDir(),
 	}
 	if n.plane.opt.Storage != nil {
 		cmd.Env = append(cmd.Env, n.plane.opt.Storage.Env...)
@@ -382,6 +382,13 @@ func (n *Node) ID() string {
 	_ = json.Unmarshal([]byte(text(filepath.Join(n.DataDir, "node.json"))), &id) // not there yet
 	return id.Node
 }
+
+// LeaseFile is where the node's service finds until when it may serve
+// (HA_LEASE_FILE).
+func (n *Node) LeaseFile() string { return filepath.Join(n.runtimeDir(), n.ID(), "lease") }
+
+// runtimeDir takes the place of what would be below /run.
+func (n *Node) runtimeDir() string { return filepath.Join(n.plane.Dir, "runtime") }
 
 // IsMaster reports whether the node answers 200 on /master.
 func (n *Node) IsMaster() bool {
