@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -37,6 +38,9 @@ type Node struct {
 	// Fault injects faults into this node's view of the store; nil unless
 	// Options.FaultFS.
 	Fault *faultfs.FS
+	// Program is the binary of later starts and commands; empty: the one under
+	// test.
+	Program string
 	// Env is added to the environment of later starts; the service inherits it.
 	Env []string
 	// Via is a command line that later starts run the daemon through, by
@@ -156,7 +160,7 @@ func nest(flat map[string]any) map[string]any {
 // Command prepares a call of the binary under test as this node's user, marked
 // as belonging to this node.
 func (n *Node) Command(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, Understudy(), args...)
+	cmd := exec.CommandContext(ctx, cmp.Or(n.Program, Understudy()), args...)
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + n.plane.Dir, markVariable + "=" + n.mark,
 		"RUNTIME_DIRECTORY=" + n.runtimeDir(),
