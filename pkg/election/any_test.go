@@ -39,6 +39,8 @@ func TestAnyEvents(t *testing.T) {
 			Plane:   rapid.SampledFrom([]lease.PlaneID{"", plane}).Draw(t, "plane"),
 			MaxTerm: lease.Term(rapid.Uint64Range(0, 3).Draw(t, "maxterm")),
 			Random:  &chance{t: t},
+
+			Fencible: []lease.NodeID{self, "node0002"}, FenceLimit: time.Second,
 		})
 		h := &anyone{t: t, m: m, started: map[lease.Term]bool{}, stopped: map[lease.Term]bool{}}
 		h.step(Trust{OK: true})
@@ -58,6 +60,7 @@ type anyone struct {
 	reading, writing bool
 	last             Write
 	started, stopped map[lease.Term]bool
+	fencing          string // the version for which it last fenced
 	quit             bool
 }
 
@@ -73,7 +76,7 @@ func (h *anyone) draw() Event {
 		term = r.term
 	}
 	ok := rapid.Bool().Draw(t, "ok")
-	switch rapid.IntRange(0, 24).Draw(t, "event") {
+	switch rapid.IntRange(0, 26).Draw(t, "event") {
 	case 0, 1, 2, 3, 4, 5:
 		h.reading = false
 		return h.read(term)
@@ -129,6 +132,10 @@ func (h *anyone) draw() Event {
 			return Shutdown{Why: "asked"}
 		}
 		return SetPaused{Paused: ok}
+	case 24:
+		return Fenced{Version: h.fencing, Off: ok}
+	case 25:
+		return Fenced{Version: h.m.watch.version, Off: ok}
 	}
 	return Tick{}
 }
@@ -214,6 +221,10 @@ func (h *anyone) act(a Action) {
 		h.stopped[a.Term] = true
 	case KillGuard:
 		h.stopped[a.Term] = true
+	case Fence:
+		if h.fencing = a.Version; a.Old.Node != "node0002" {
+			t.Fatalf("fences %q", a.Old.Node)
+		}
 	case Quit:
 		h.quit = true
 	}

@@ -12,6 +12,7 @@ type attempt struct {
 	value  lease.Value
 	t0     lease.Instant // R3: read before the first byte was sent
 	timing Timing        // R13: of the term it is made in
+	after  Silent        // of a claim: whom it takes the term from
 }
 
 // writer keeps the attempts from one version of the register. All of them

@@ -31,6 +31,7 @@
 //	R2 R3 R5 R13     attempts and their outcomes         attempt.go
 //	R4 R8 R9 R10 R11 a reign from claim to release       master.go
 //	R0 R6 R7 R15 R17 watching, birth and claiming        standby.go
+//	R6b              fencing a silent holder early       fence.go
 //	election order                                       choose.go
 //	durations and their inequalities                     timing.go
 //	what must hold between any two steps                 invariant.go

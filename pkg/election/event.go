@@ -90,6 +90,15 @@ type (
 	// GuardLost means: the guard died. TreeEmpty follows when the tree's end is proven.
 	GuardLost struct{ Term lease.Term }
 
+	// Fenced means: a Fence action has ended. Off says that the machine of the
+	// holder of the value at Version is confirmed to be powered off, by a method
+	// that proves it or on an operator's word; it may come unasked (R6b).
+	Fenced struct {
+		Version string
+		Off     bool
+		Why     string // how that is known, or why it is not
+	}
+
 	// Peers means: the candidates as they are known now, self excluded. Advisory.
 	Peers struct{ Candidates []Candidate }
 	// Nudged means: somebody says the register has changed; read it now.
@@ -136,6 +145,7 @@ func (GuardStopping) isEvent() {}
 func (TreeStuck) isEvent()     {}
 func (TreeEmpty) isEvent()     {}
 func (GuardLost) isEvent()     {}
+func (Fenced) isEvent()        {}
 func (Peers) isEvent()         {}
 func (Nudged) isEvent()        {}
 func (Trust) isEvent()         {}
@@ -190,6 +200,7 @@ type (
 		Term   lease.Term
 		Reason string
 		Until  time.Duration
+		After  Silent // whom the term was taken from; of no Node: it was free
 	}
 	// Stop stops the service of the term for good and has its end proven.
 	Stop struct {
@@ -201,6 +212,14 @@ type (
 		Term lease.Term
 		Why  string
 	}
+	// Fence powers off the machine of Old.Node, which holds the value at Version,
+	// by methods that prove it (R6b). Fenced follows, which names Version.
+	Fence struct {
+		Version string
+		Old     Silent
+	}
+	// CancelFence ends a Fence that is under way: its value is no more.
+	CancelFence struct{ Version string }
 	// NudgePeers tells the other nodes that the register has changed.
 	NudgePeers struct{}
 	// Note tells logs, metrics and history of something. It changes nothing.
@@ -216,18 +235,29 @@ type (
 	}
 )
 
-func (Read) isAction()       {}
-func (Write) isAction()      {}
-func (ListWhole) isAction()  {}
-func (Create) isAction()     {}
-func (Remember) isAction()   {}
-func (Arm) isAction()        {}
-func (Start) isAction()      {}
-func (Stop) isAction()       {}
-func (KillGuard) isAction()  {}
-func (NudgePeers) isAction() {}
-func (Note) isAction()       {}
-func (Quit) isAction()       {}
+func (Read) isAction()        {}
+func (Write) isAction()       {}
+func (ListWhole) isAction()   {}
+func (Create) isAction()      {}
+func (Remember) isAction()    {}
+func (Arm) isAction()         {}
+func (Start) isAction()       {}
+func (Stop) isAction()        {}
+func (KillGuard) isAction()   {}
+func (Fence) isAction()       {}
+func (CancelFence) isAction() {}
+func (NudgePeers) isAction()  {}
+func (Note) isAction()        {}
+func (Quit) isAction()        {}
+
+// Silent is a holder that fell silent without a release: a run of a node, and
+// the term it held.
+type Silent struct {
+	Node        lease.NodeID
+	Term        lease.Term
+	Incarnation lease.Incarnation
+	Off         bool // its machine was confirmed to be powered off (R6b)
+}
 
 // NoteKind names what a Note is about.
 type NoteKind string
@@ -255,5 +285,8 @@ const (
 	NoteForgetful   NoteKind = "forgetful"   // the local disk does not take what must be remembered
 	NoteHeldOff     NoteKind = "held-off"    // not electable for a while
 	NoteGuardSilent NoteKind = "guard-quiet" // the guard did not acknowledge a deadline
+	NoteFencing     NoteKind = "fencing"     // the silent holder's machine is to be powered off (R6b)
+	NoteFenced      NoteKind = "fenced"      // it is confirmed to be off
+	NoteUnfenced    NoteKind = "unfenced"    // it is not
 	NoteTakeover    NoteKind = "takeover"    // the named successor did not claim in time
 )

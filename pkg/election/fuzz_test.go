@@ -40,6 +40,7 @@ type fuzzed struct {
 	asked            map[lease.Term]bool // the guard was sent a deadline of the term
 	armed            map[lease.Term]bool // and acknowledged one
 	started, stopped map[lease.Term]bool
+	fencing          string                    // the version for which it last fenced
 	kept             map[lease.Term]lease.Term // what it asked to be remembered
 	quit             bool
 }
@@ -69,6 +70,9 @@ func newFuzzed(t *testing.T, b []byte) *fuzzed {
 	}
 	if flags&16 != 0 {
 		cfg.DrainDelay = h.duration()
+	}
+	if flags&32 != 0 {
+		cfg.Fencible, cfg.FenceLimit = []lease.NodeID{"node0002", self}, h.duration()
 	}
 	h.m = New(cfg)
 	return h
@@ -133,6 +137,10 @@ func (h *fuzzed) look(a Action) {
 		h.stopped[a.Term] = true
 	case KillGuard:
 		h.stopped[a.Term] = true
+	case Fence:
+		if h.fencing = a.Version; a.Old.Node != "node0002" {
+			h.t.Fatalf("fences %q", a.Old.Node)
+		}
 	case Quit:
 		h.quit = true
 	}
@@ -143,7 +151,7 @@ func (h *fuzzed) look(a Action) {
 // machine.
 func (h *fuzzed) event() Event {
 	in := &h.in
-	switch in.byte() % 29 {
+	switch in.byte() % 30 {
 	case 0, 1, 2, 3, 4:
 		return ReadDone{Value: h.value(), Version: in.text(), Fault: Fault(in.byte() % 6), Detail: in.text()}
 	case 5, 6, 7:
@@ -195,6 +203,12 @@ func (h *fuzzed) event() Event {
 		return Listed{OK: in.bool(), Empty: in.bool(), Detail: in.text()}
 	case 27:
 		return BirthDone{Detail: in.text()}
+	case 29:
+		ev := Fenced{Version: h.fencing, Off: in.bool(), Why: in.text()}
+		if in.bool() {
+			ev.Version = in.text()
+		}
+		return ev
 	}
 	return Tick{}
 }

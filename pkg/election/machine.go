@@ -39,6 +39,12 @@ type Config struct {
 	MaxTerm lease.Term
 	Former  *Former // nil: no former run, or nothing proven about it
 
+	// Fencible are the nodes whose machines this node can power off with proof,
+	// by its own local configuration, and FenceLimit is how long that may take
+	// (R6b). 0: nobody is fenced before the lease has ended.
+	Fencible   []lease.NodeID
+	FenceLimit time.Duration
+
 	Random  Random
 	Without Rules // tests only
 }
@@ -75,6 +81,7 @@ type Machine struct {
 	storeDown string        // why the last read failed; empty if it did not
 	writeDown string        // why the last write was not confirmed; empty if it was
 
+	off     lease.NodeID // the node whose power-off was confirmed last
 	birth   birth
 	trusted bool // R18
 	trouble trouble
@@ -229,6 +236,8 @@ func (m *Machine) handle(ev Event) {
 		if r := m.reignOf(ev.Term); r != nil {
 			m.giveUp(r, ReasonLeaseLost, "the guard died")
 		}
+	case Fenced:
+		m.fenced(ev)
 	case Peers:
 		m.peers = ev.Candidates
 	case Nudged:
@@ -275,6 +284,7 @@ func (m *Machine) progress() {
 		m.decide()
 		m.progressBirth()
 		m.progressClaim()
+		m.progressFence()
 	}
 	m.progressMemory()
 	m.progressEnd()

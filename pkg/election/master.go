@@ -19,6 +19,7 @@ type reign struct {
 	value  lease.Value   // the last own value known to be in the register
 	t0     lease.Instant // start of the attempt that wrote it
 	timing Timing        // R13: constant within the term
+	after  Silent        // whom the term was taken from
 
 	readBack bool
 	ackT0    lease.Instant // t0 of the last deadline the guard acknowledged
@@ -63,7 +64,7 @@ func (m *Machine) reignOf(t lease.Term) *reign {
 
 // beginReign: the register holds our claim. Beat 0 is the claim itself.
 func (m *Machine) beginReign(a attempt, _ string) {
-	r := &reign{term: a.value.Term, value: a.value, t0: a.t0, timing: a.timing}
+	r := &reign{term: a.value.Term, value: a.value, t0: a.t0, timing: a.timing, after: a.after}
 	m.reign, m.claim, m.decided = r, claim{}, true
 	m.note(NoteClaimed, r.term, "")
 	m.arm(r)
@@ -264,7 +265,7 @@ func (m *Machine) progressReign(r *reign) {
 	}
 	if !r.over && r.leaving == nil && !r.started && r.readBack && (r.armed || m.cfg.Without.off(WithoutG1)) {
 		r.started = true
-		m.act(Start{Term: r.term, Reason: m.claimReason(r), Until: t.StopAfter() - m.now.Longest(r.base())})
+		m.act(Start{Term: r.term, Reason: m.claimReason(r), Until: t.StopAfter() - m.now.Longest(r.base()), After: r.after})
 	}
 	if !r.stopped && !r.empty && (r.over || (r.leaving != nil && m.drained(r))) {
 		r.stopped, r.stoppedAt, r.planned = true, m.now, !r.over

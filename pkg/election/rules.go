@@ -22,6 +22,8 @@ const (
 	WithoutG1                           // the service starts before the guard holds a deadline
 	WithoutG2                           // a thawed daemon may start the service anew
 	WithoutG3                           // (guard) a silent daemon counts as dead
+	WithoutR6b                          // a confirmed power-off counts for whatever that node writes later
+	WithoutR6bProof                     // and so does fencing that confirmed nothing
 	WithoutStickiness                   // R10: a lapsed term may be renewed again
 )
 

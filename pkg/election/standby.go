@@ -25,6 +25,7 @@ type watch struct {
 	moves   int           // values written by a holder while we watched
 	jitter  time.Duration
 	alarmed bool
+	fence   fencing
 }
 
 func (x *watch) held() bool { return x.value.Held || x.past }
@@ -113,6 +114,7 @@ func (m *Machine) see(version string, v lease.Value, byRead bool) {
 		if !x.known || x.value.Term != v.Term || x.value.Held != v.Held {
 			m.note(NoteHolder, v.Term, holderWord(v))
 		}
+		m.cancelFence()
 		fresh.jitter = m.cfg.Random.Jitter(m.cfg.Timing.Heartbeat / 5)
 		*x = fresh
 	case !m.cfg.Without.off(WithoutR6Gap) && m.now.Longest(x.last) > m.cfg.Timing.ReadGap():
@@ -154,7 +156,10 @@ func holderWord(v lease.Value) string {
 }
 
 // lookAway forgets the watch: whatever stands there now, its time does not count.
-func (m *Machine) lookAway() { m.watch.known = false }
+func (m *Machine) lookAway() {
+	m.cancelFence()
+	m.watch.known, m.watch.fence = false, fenceNone
+}
 
 func (m *Machine) unreadable(detail string) {
 	m.lookAway()
@@ -310,6 +315,8 @@ func (m *Machine) claimable() bool {
 	switch {
 	case x.held() && m.isFormer(x.value):
 		wait = t.ProofWatch()
+	case m.poweredOff():
+		wait = m.offAfter()
 	case x.held():
 		wait = m.staleAfter() + stagger
 	case x.value.To == m.cfg.Node:
@@ -386,4 +393,5 @@ func (m *Machine) progressClaim() {
 	v.Holder, v.Incarnation = m.cfg.Node, m.cfg.Incarnation
 	m.note(NoteClaiming, v.Term, holderWord(x.value))
 	m.send(v, m.cfg.Timing.Heartbeat)
+	w.open[len(w.open)-1].after = m.silent()
 }

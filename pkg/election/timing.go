@@ -254,6 +254,10 @@ func (t Timing) ClaimAfter(other time.Duration) time.Duration {
 // the watch: max(3h, h+2o).
 func (t Timing) ReadGap() time.Duration { return max(3*t.Heartbeat, t.Heartbeat+2*t.Operation) }
 
+// SuspectAfter is how long a held value must have stood unchanged before its
+// holder may be fenced early: max(3h, h+2o) (R6b).
+func (t Timing) SuspectAfter() time.Duration { return t.ReadGap() }
+
 // ProofWatch is how long the value of a node's own former run must be watched
 // unchanged before it may be claimed on local proof: 2(h+o).
 func (t Timing) ProofWatch() time.Duration { return 2 * (t.Heartbeat + t.Operation) }

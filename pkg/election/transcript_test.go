@@ -94,6 +94,8 @@ type stage struct {
 	jitter                              float64
 	stopping                            time.Duration // what the service takes to stop
 	raw                                 time.Duration // by which CLOCK_MONOTONIC_RAW is behind: time asleep
+	tellAfter                           bool          // whom each term was taken from
+	fencing                             string        // the version that the last Fence was for
 }
 
 type arrival struct {
@@ -152,6 +154,11 @@ func newStage(t *testing.T, d *datadriven.TestData) *stage {
 			cfg.DrainDelay = duration(t, d, v)
 		case "former": // the term of a former run that is proven gone
 			cfg.Former = &Former{Incarnation: lease.Incarnation(id26('f', 0)), Term: lease.Term(number(t, d, v))}
+		case "fences": // the nodes whose machines it can power off, within 20 s
+			for _, v := range a.Vals {
+				cfg.Fencible = append(cfg.Fencible, lease.NodeID(v))
+			}
+			cfg.FenceLimit, s.tellAfter = 20*time.Second, true
 		case "new": // no plane is remembered
 			cfg.Plane = ""
 		case "noautoinit":
@@ -308,6 +315,10 @@ func (s *stage) command(t *testing.T, d *datadriven.TestData) {
 			s.step(Trust{Why: "the store did not pass verification: two writers won"})
 		case "nudged":
 			s.step(Nudged{})
+		case "powered-off":
+			s.step(Fenced{Version: s.fencing, Off: true, Why: "the instance is stopped"})
+		case "not-powered-off":
+			s.step(Fenced{Version: s.fencing, Why: "the switch does not answer"})
 		default:
 			d.Fatalf(t, "event %s", word)
 		}
@@ -337,6 +348,8 @@ func (s *stage) operator(t *testing.T, d *datadriven.TestData, word string, arg 
 			d.Fatalf(t, "%v", err)
 		}
 		s.step(SetTimeout{Timing: timing})
+	case "powered-off": // says that the machine of the present holder is
+		s.step(Fenced{Version: s.m.watch.version, Off: true, Why: "an operator says so"})
 	case "priority":
 		s.step(SetPriority{Priority: int(number(t, d, arg("priority")))})
 	case "shutdown":
@@ -490,7 +503,11 @@ func (s *stage) perform(a Action) {
 			s.after(time.Millisecond, func() Event { return Armed{Term: a.Term, T0: a.T0} })
 		}
 	case Start:
-		s.say("STARTS THE SERVICE, term %d (%s), not later than %v from now", a.Term, a.Reason, a.Until.Round(time.Millisecond))
+		after := ""
+		if o := a.After; s.tellAfter && o.Node != "" {
+			after = fmt.Sprintf(", after %s of term %d, which is %s", o.Node, o.Term, map[bool]string{true: "off", false: "silent"}[o.Off])
+		}
+		s.say("STARTS THE SERVICE, term %d (%s)%s, not later than %v from now", a.Term, a.Reason, after, a.Until.Round(time.Millisecond))
 		switch s.service {
 		case "ready":
 			s.after(hop, func() Event { return Ready{Term: a.Term} })
@@ -507,6 +524,11 @@ func (s *stage) perform(a Action) {
 		if s.service != "stuck" {
 			s.after(100*time.Millisecond, func() Event { return TreeEmpty{Term: a.Term} })
 		}
+	case Fence:
+		s.fencing = a.Version
+		s.say("FENCES %s, term %d", a.Old.Node, a.Old.Term)
+	case CancelFence:
+		s.say("stops fencing")
 	case NudgePeers:
 		s.say("nudges its peers")
 	case Note:

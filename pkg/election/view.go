@@ -28,6 +28,8 @@ type View struct {
 	Moves     int           // values that holders wrote while the register was watched
 	Since     lease.Instant // when the register was first seen as it stands; zero if it never was
 
+	Version string // of the register, as it was last read; empty: not known
+
 	Reign *ReignView
 }
 
@@ -54,7 +56,7 @@ func (m *Machine) View(now lease.Instant) View {
 	m.wake = wake
 	v.Electable, v.Why, v.Detail = ok && m.watch.known && m.reign == nil, code, why
 	if x := &m.watch; x.known {
-		v.Since, v.Moves = x.first, x.moves
+		v.Since, v.Moves, v.Version = x.first, x.moves, x.version
 		v.Holder, v.HolderInc, v.Held, v.Paused = x.value.Holder, x.value.Incarnation, x.value.Held, x.value.Paused
 		v.HolderOK = x.value.Held && x.moves > 0 && now.Longest(x.first) < x.value.Lease
 	}

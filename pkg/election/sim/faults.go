@@ -50,6 +50,9 @@ const (
 	Rollback             // the store goes back in time
 	Clone                // a copy of a node's disk is started on another machine
 	StoreHangs           // window: nothing comes back for anybody; writes that got stuck land when it ends
+	PowerOff             // a peer that suspects the holder has its machine powered off, and on again some time
+	FencingFails         // it is tried, and nothing comes of it
+	FencingSlow          // it is confirmed late, perhaps when that machine is on again
 	KindCount
 )
 
@@ -59,7 +62,7 @@ var kindNames = [KindCount]string{
 	"guard pause", "guard crash", "host crash", "suspend", "restart without proof", "service fails to start",
 	"service dies", "slow stop", "guard delays", "sluggish daemon", "disk fails", "step down", "switchover",
 	"set mode", "set priority", "pause of the plane", "timeout change", "clean restart", "nudge", "rollback", "clone",
-	"hanging store",
+	"hanging store", "power-off by a peer", "fencing fails", "slow fencing",
 }
 
 func (k Kind) String() string {
@@ -302,7 +305,7 @@ func (w *World) hit(k Kind, n *node, until instant) {
 		w.rollback()
 	case StepDown, Switchover, SetMode, SetPriority, PausePlane, SetTimeout, Restart, Nudge:
 		w.operate(k, n, until)
-	case noFault, KindCount:
+	case noFault, PowerOff, FencingFails, FencingSlow, KindCount: // what peers do: see fence.go
 	}
 }
 
@@ -364,6 +367,9 @@ func (w *World) thawGuard(g *guard) {
 }
 
 func (w *World) wake(n *node) {
+	if !n.clk.asleep {
+		return // it was powered off
+	}
 	w.logf(n, "machine wakes")
 	n.clk.wake(w.t)
 	for _, g := range n.guards {

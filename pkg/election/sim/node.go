@@ -18,6 +18,7 @@ type node struct {
 	disk    disk
 	timing  election.Timing
 	mode    lease.Mode
+	fences  bool // it can power off the machines of its peers
 
 	// The daemon.
 	up, frozen     bool
@@ -94,6 +95,9 @@ func (w *World) boot(n *node) {
 	// The lock on the data directory was free, so the former guard and its tree
 	// are gone. On the same machine with a record of the claim that is R10's
 	// proof.
+	if n.fences {
+		cfg.Fencible, cfg.FenceLimit = w.others(n), fenceLimit
+	}
 	if n.disk.claim != 0 && !n.trouble.noProof {
 		cfg.Former = &election.Former{Term: n.disk.claim, Incarnation: n.disk.inc}
 	}
@@ -245,6 +249,9 @@ func (w *World) perform(n *node, from lease.Instant, a election.Action) {
 			w.guardDies(n.guard)
 		}
 		w.post(n, w.upTo(30*ms), election.TreeEmpty{Term: a.Term})
+	case election.Fence:
+		w.fence(n, a)
+	case election.CancelFence: // what comes of it may be known already, and be on its way
 	case election.NudgePeers:
 		for _, o := range w.nodes {
 			if o != n && o.up {

@@ -17,6 +17,8 @@ type Profile struct {
 	Presets []string       // timing presets to draw from; "" means any
 	Born    bool           // the nodes make the register themselves
 	Same    bool           // all nodes have the same timing
+	Fencers int            // percent of nodes that fence silent holders (R6b)
+	Unsure  int            // percent of their attempts that confirm nothing; 0 means 15
 	NoHeal  bool           // faults are not healed at the end: the script arranges that
 	Script  func(w *World) // extra plans, made at the start
 	OnClaim func(w *World, n *node)
@@ -24,7 +26,7 @@ type Profile struct {
 
 // Mixed has every kind of fault that the protocol's assumptions allow.
 func Mixed() Profile {
-	p := Profile{Name: "mixed", Every: 25 * time.Second, Library: 35}
+	p := Profile{Name: "mixed", Every: 25 * time.Second, Library: 35, Fencers: 25}
 	for k, weight := range map[Kind]int{
 		PartitionBoth: 8, PartitionReads: 6, PartitionWrites: 6, StoreDown: 3, SlowStore: 5, Lossy: 10, StaleReads: 6,
 		DaemonPause: 8, DaemonCrash: 6, GuardPause: 5, GuardCrash: 4, HostCrash: 5, Suspend: 4, NoProof: 3,
@@ -219,6 +221,28 @@ func Stuck() Profile {
 	return p
 }
 
+// OffAndOn has masters that fall silent, peers that power their machines off,
+// and somebody who puts them on again before that is confirmed.
+func OffAndOn() Profile {
+	p := plain("off-and-on")
+	p.Fencers, p.Library = 100, 30
+	p.Script = onHolder(25*sec, func(w *World, n *node) {
+		k := PartitionBoth
+		if w.percent(50) {
+			k = DaemonCrash
+		}
+		w.hit(k, n, w.t+w.between(4*sec, 10*sec))
+	})
+	return p
+}
+
+// Unsure is OffAndOn with fencing that mostly confirms nothing.
+func Unsure() Profile {
+	p := OffAndOn()
+	p.Name, p.Unsure = "unsure", 80
+	return p
+}
+
 // LateStart lets claims be read back at the last moment, over a slow pipe to
 // the guard.
 func LateStart() Profile {
@@ -372,6 +396,7 @@ func (w *World) begin() {
 			n.timing = drawTiming(w)
 		}
 		n.library = w.percent(p.Library)
+		n.fences = p.Fencers > 0 && w.percent(p.Fencers)
 		if w.percent(30) {
 			n.trouble.drain = time.Duration(w.upTo(2 * sec))
 		}

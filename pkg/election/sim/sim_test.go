@@ -80,7 +80,8 @@ func TestSeeds(t *testing.T) {
 	mixed := Mixed()
 	for k := noFault + 1; k < KindCount; k++ {
 		t.Logf("%8d %s", sum.Faults[k], k)
-		expected := mixed.Weights[k] > 0 || k == LostRequest || k == LostReply || k == FalseError || k == LateLanding
+		expected := mixed.Weights[k] > 0 || k == LostRequest || k == LostReply || k == FalseError || k == LateLanding ||
+			k == PowerOff || k == FencingFails || k == FencingSlow
 		if expected && sum.Faults[k] == 0 {
 			t.Errorf("the fault %q never happened", k)
 		}
@@ -130,6 +131,7 @@ var expectedNotes = []election.NoteKind{
 	election.NoteClaiming, election.NoteClaimed, election.NoteClaimLost, election.NoteServing, election.NoteUnready,
 	election.NoteDraining, election.NoteStopping, election.NoteReleased, election.NoteDemoted, election.NoteLapsed,
 	election.NoteLate, election.NoteHolder, election.NoteHeldOff, election.NoteGuardSilent,
+	election.NoteFencing, election.NoteFenced, election.NoteUnfenced,
 }
 
 // runAll runs one world per index, on every core.

@@ -31,6 +31,8 @@ var switches = []struct {
 	{"R5-reading", election.WithoutR5Reading, "an answer that was lost is waited for, for ever", true, LostReplies()},
 	{"R6", election.WithoutR6, "a rival's silence is counted from when its term was first seen", false, Basic()},
 	{"R6-gap", election.WithoutR6Gap, "a node that can write but not read claims again and again", true, Mute()},
+	{"R6b", election.WithoutR6b, "a power-off that was confirmed counts for what that node writes when it is on again", false, OffAndOn()},
+	{"R6b-proof", election.WithoutR6bProof, "fencing that confirmed nothing counts as if it had", false, Unsure()},
 	{"R9", election.WithoutR9, "the release does not wait for the end of the service", false, Basic()},
 	{"R10-proof", election.WithoutR10Proof, "a restarted node takes it that its former run is gone", false, TwinDisk()},
 	{"R10-sticky", election.WithoutStickiness, "a term that had lapsed is renewed and served again", false, Cut()},
