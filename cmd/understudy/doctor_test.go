@@ -29,6 +29,7 @@ import (
 	"github.com/understudy-ha/understudy/persistence/posix"
 	"github.com/understudy-ha/understudy/pkg/doctor"
 	"github.com/understudy-ha/understudy/test/faultfs"
+	"github.com/understudy-ha/understudy/test/need"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files in testdata/doctor")
@@ -166,20 +167,9 @@ func (p *patient) golden(name, text string) {
 	}
 }
 
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Getuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatal("needs root to mount file systems")
-	}
-	t.Skip("needs root to mount file systems")
-}
-
 func (p *patient) tmpfs(options string) {
 	p.t.Helper()
-	needRoot(p.t)
+	need.Root(p.t, "mount file systems")
 	if err := unix.Mount("scratch", p.store, "tmpfs", 0, options); err != nil {
 		p.t.Fatal(err)
 	}
@@ -193,7 +183,7 @@ func (p *patient) tmpfs(options string) {
 // faulty puts the store behind a file system that fails on command.
 func (p *patient) faulty() *faultfs.FS {
 	p.t.Helper()
-	needRoot(p.t)
+	need.Root(p.t, "mount file systems")
 	backing := filepath.Join(p.dir, "backing")
 	p.mkdir(backing, 0o755)
 	fs, err := faultfs.Mount(backing, p.store)
@@ -416,7 +406,7 @@ func TestDoctorWithEverythingOnTheSharedMount(t *testing.T) {
 
 func TestDoctorWithoutRoot(t *testing.T) {
 	t.Parallel()
-	needRoot(t)
+	need.Root(t, "mount file systems")
 	const nobody = 65534
 	p := newPatient(t)
 	data := filepath.Join(p.dir, "data")

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/understudy-ha/understudy/test/faultfs"
+	"github.com/understudy-ha/understudy/test/need"
 )
 
 // output is a buffer that is read while it is written.
@@ -62,7 +63,7 @@ func verifyFromTwo(t *testing.T, here, there string, args ...string) (said [2]st
 }
 
 func TestTwoMountsOfOneFileSystem(t *testing.T) {
-	needMounts(t)
+	need.Root(t, "mount file systems")
 	backing := t.TempDir()
 	for name, broken := range map[string]bool{"good": false, "renames are not exclusive": true} {
 		t.Run(name, func(t *testing.T) {

@@ -12,20 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/understudy-ha/understudy/test/faultfs"
+	"github.com/understudy-ha/understudy/test/need"
 )
-
-// needMounts skips a test that mounts file systems where that is not allowed;
-// under CI=true it must be.
-func needMounts(t *testing.T) {
-	t.Helper()
-	switch {
-	case os.Getuid() == 0:
-	case os.Getenv("CI") == "true":
-		t.Fatal("needs root to mount file systems, and CI=true forbids to skip it")
-	default:
-		t.Skip("needs root to mount file systems")
-	}
-}
 
 // mountTmpfs mounts a tmpfs for the time of the test.
 func mountTmpfs(t *testing.T, options string) string {
@@ -120,7 +108,7 @@ func TestVerdictOfLocalDisk(t *testing.T) {
 }
 
 func TestVerdictOfTmpfs(t *testing.T) {
-	needMounts(t)
+	need.Root(t, "mount file systems")
 	dir := mountTmpfs(t, "size=256m")
 	mustSay(t, verdictOf(t, dir, exitOK),
 		"safe, with 1 to look at: tmpfs (tmpfs mounted at DIR) is in this machine's memory: no other machine sees it, and a reboot empties it; mount the shared file system there; this is for trying things out")
@@ -128,7 +116,7 @@ func TestVerdictOfTmpfs(t *testing.T) {
 }
 
 func TestVerdictOfFullDisk(t *testing.T) {
-	needMounts(t)
+	need.Root(t, "mount file systems")
 	for name, tt := range map[string]struct{ options, at string }{
 		"no space":  {"size=64k", "write"},
 		"no inodes": {"size=1m,nr_inodes=4", "create"},
@@ -148,7 +136,7 @@ func TestVerdictOfFullDisk(t *testing.T) {
 }
 
 func TestVerdictOfReadOnlyMount(t *testing.T) {
-	needMounts(t)
+	need.Root(t, "mount file systems")
 	dir := mountTmpfs(t, "size=1m")
 	if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 		t.Fatal(err)
@@ -166,7 +154,7 @@ func TestVerdictOfMissingDirectory(t *testing.T) {
 // A file system on which two clients can rename one file, both told that they
 // have: it looks right to one client that tries one thing after the other.
 func TestVerdictOfRenamesThatAreNotExclusive(t *testing.T) {
-	needMounts(t)
+	need.Root(t, "mount file systems")
 	for name, tt := range map[string]struct{ path, want string }{
 		"always":        {"lease/", "a swap on a superseded version succeeded: preconditions are ignored"},
 		"in races only": {".race/lease/", "round N of 16 writers: N were told that they had won"},
@@ -186,7 +174,7 @@ func TestVerdictOfRenamesThatAreNotExclusive(t *testing.T) {
 
 func TestVerdictOfSlowStore(t *testing.T) {
 	t.Parallel() // it takes half a minute of waiting
-	needMounts(t)
+	need.Root(t, "mount file systems")
 	fs, dir := mountFaulty(t)
 	// Half a second on the way there and back, for the calls that do the work.
 	var faults []*faultfs.Fault
@@ -206,7 +194,7 @@ func TestVerdictOfSlowStore(t *testing.T) {
 }
 
 func TestVerdictOfHangingStore(t *testing.T) {
-	needMounts(t)
+	need.Root(t, "mount file systems")
 	fs, dir := mountFaulty(t)
 	f := fs.Inject(faultfs.Rule{Op: faultfs.Rename, Hang: true, Deaf: true})
 	t.Setenv("UNDERSTUDY_CONFIG", quickConfig(t))

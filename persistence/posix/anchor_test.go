@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/understudy-ha/understudy/persistence"
+	"github.com/understudy-ha/understudy/test/need"
 )
 
 func isA(val []byte) bool { return strings.HasPrefix(string(val), "u1.a") }
@@ -32,7 +33,7 @@ func location(t *testing.T, value string) (dir string) {
 // own one, by a mount on top, objects are neither written nor removed, the
 // change is told, and all goes on when the right one is back.
 func TestAnchor(t *testing.T) {
-	needRoot(t)
+	need.Root(t, "mount file systems")
 	dir, other := location(t, "u1.a"), location(t, "u1.b")
 	if err := os.WriteFile(filepath.Join(other, "x"), []byte("theirs"), 0o644); err != nil {
 		t.Fatal(err)
@@ -110,7 +111,7 @@ func TestAnchorAllows(t *testing.T) {
 // TestPutStaysWhereItBegan: a file system is unmounted while an object is on
 // its way to it. The mount point stays empty.
 func TestPutStaysWhereItBegan(t *testing.T) {
-	needRoot(t)
+	need.Root(t, "mount file systems")
 	dir := t.TempDir()
 	mountAt(t, "none", dir, "tmpfs", 0, "size=1m")
 	s, err := Open(dir, Options{})
@@ -149,7 +150,7 @@ func TestPutStaysWhereItBegan(t *testing.T) {
 // TestRemounted: other options of the same mount are told, and the new ones
 // judged.
 func TestRemounted(t *testing.T) {
-	needRoot(t)
+	need.Root(t, "mount file systems")
 	dir := t.TempDir()
 	mountAt(t, "none", dir, "tmpfs", 0, "size=1m")
 	var told []string

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/understudy-ha/understudy/persistence"
+	"github.com/understudy-ha/understudy/test/need"
 )
 
 func find(t *testing.T, fs []persistence.Finding, name string) persistence.Finding {
@@ -210,7 +211,7 @@ func TestJudgements(t *testing.T) {
 
 // TestInspectWhatIsWrong: the words are right where it matters.
 func TestInspectWhatIsWrong(t *testing.T) {
-	needRoot(t)
+	need.Root(t, "mount file systems")
 	for name, tt := range map[string]struct {
 		flags   uintptr
 		options string
@@ -242,17 +243,6 @@ func TestInspectWhatIsWrong(t *testing.T) {
 	}
 }
 
-func needRoot(t *testing.T) {
-	t.Helper()
-	switch {
-	case os.Getuid() == 0:
-	case os.Getenv("CI") == "true":
-		t.Fatal("needs root to mount, and CI=true forbids to skip it")
-	default:
-		t.Skip("needs root to mount")
-	}
-}
-
 // mountAt mounts for the rest of the test.
 func mountAt(t *testing.T, source, target, fstype string, flags uintptr, data string) {
 	t.Helper()
@@ -269,7 +259,7 @@ func mountAt(t *testing.T, source, target, fstype string, flags uintptr, data st
 // TestMountOf: bind mounts and stacked mounts are told apart, and a directory
 // beneath one is on the one on top.
 func TestMountOf(t *testing.T) {
-	needRoot(t)
+	need.Root(t, "mount file systems")
 	dir := t.TempDir()
 	for _, m := range []struct{ source, fstype, options string }{{"lower", "tmpfs", "size=1m"}, {"upper", "tmpfs", "size=2m"}} {
 		mountAt(t, m.source, dir, m.fstype, 0, m.options)

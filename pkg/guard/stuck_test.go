@@ -11,6 +11,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/understudy-ha/understudy/test/need"
 )
 
 // hangFile is a file whose readers sleep uninterruptibly until it is let go.
@@ -34,12 +36,7 @@ func (f *hangFile) Read(context.Context, fs.FileHandle, []byte, int64) (fuse.Rea
 
 func mountHang(t *testing.T) (path string, f *hangFile) {
 	t.Helper()
-	if os.Getuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("needs root to mount a file system that hangs")
-		}
-		t.Skip("needs root to mount a file system that hangs")
-	}
+	need.Root(t, "mount a file system that hangs")
 	if _, err := os.Stat("/dev/fuse"); err != nil {
 		t.Skip("this kernel has no FUSE: no process can be made to survive SIGKILL")
 	}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/understudy-ha/understudy/test/need"
 )
 
 // crowded lists the living processes of a crowd.
@@ -147,12 +149,7 @@ func TestDataDirFull(t *testing.T) {
 	t.Parallel()
 	each(t, func(d *daemon) {
 		t := d.t
-		if os.Getuid() != 0 {
-			if os.Getenv("CI") == "true" {
-				t.Fatal("needs root to mount a small file system")
-			}
-			t.Skip("needs root to mount a small file system")
-		}
+		need.Root(t, "mount a small file system")
 		if d.variant.nobody {
 			return // it can not be given a mount more easily, and nothing of the guard differs
 		}

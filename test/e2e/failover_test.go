@@ -11,6 +11,7 @@ import (
 	"github.com/understudy-ha/understudy/pkg/guard"
 	"github.com/understudy-ha/understudy/test/e2e/harness"
 	"github.com/understudy-ha/understudy/test/e2e/intervals"
+	"github.com/understudy-ha/understudy/test/need"
 )
 
 const (
@@ -346,7 +347,7 @@ func TestTerminateWhileServiceIsSlow(t *testing.T) {
 func TestKillsInOtherIsolations(t *testing.T) {
 	for _, isolation := range []string{guard.IsolationCgroup, guard.IsolationGroup} {
 		t.Run(isolation, func(t *testing.T) {
-			needRoot(t)
+			need.Root(t, "mount file systems")
 			p := harness.NewPlane(t, harness.Options{
 				ServiceEnv: map[string]string{"REC_FORK": "2"}, Settings: map[string]any{"service.isolation": isolation},
 			})

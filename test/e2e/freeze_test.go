@@ -14,6 +14,7 @@ import (
 	"github.com/understudy-ha/understudy/test/e2e/harness"
 	"github.com/understudy-ha/understudy/test/e2e/intervals"
 	"github.com/understudy-ha/understudy/test/faultfs"
+	"github.com/understudy-ha/understudy/test/need"
 )
 
 // TestFreezeLong freezes the master's daemon for longer than T, and its store
@@ -32,7 +33,7 @@ func TestFreezeLong(t *testing.T) {
 	} {
 		t.Run(kind.name, func(t *testing.T) {
 			if kind.hang {
-				needRoot(t)
+				need.Root(t, "mount file systems")
 			}
 			freezeLong(t, harness.Options{FaultFS: kind.hang, ServiceEnv: kind.service})
 		})

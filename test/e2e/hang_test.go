@@ -27,6 +27,7 @@ import (
 	"github.com/understudy-ha/understudy/test/e2e/harness"
 	"github.com/understudy-ha/understudy/test/e2e/intervals"
 	"github.com/understudy-ha/understudy/test/faultfs"
+	"github.com/understudy-ha/understudy/test/need"
 )
 
 const (
@@ -57,7 +58,7 @@ func fast(t *testing.T) election.Timing {
 // as if nothing had happened and tells the truth, nobody claims, and when the
 // store is back so is the plane.
 func TestStoreHangs(t *testing.T) {
-	needRoot(t)
+	need.Root(t, "mount file systems")
 	for _, kind := range []struct {
 		name    string
 		rule    faultfs.Rule
@@ -135,7 +136,7 @@ func storeHangs(t *testing.T, rule faultfs.Rule, service map[string]string) {
 // TestMastersStoreHangs: only the master's view hangs. A standby takes over by
 // T + 1 s, and the old service is dead before the new one starts.
 func TestMastersStoreHangs(t *testing.T) {
-	needRoot(t)
+	need.Root(t, "mount file systems")
 	timing := fast(t)
 	var takeovers []time.Duration
 	for range harness.Rounds(1, 5) {
@@ -167,7 +168,7 @@ func TestMastersStoreHangs(t *testing.T) {
 // INITIALIZING and says so; with ha.failFast it ends with code 4. Neither
 // needs the store to end.
 func TestStoreHangsAtStart(t *testing.T) {
-	needRoot(t)
+	need.Root(t, "mount file systems")
 	p := harness.NewPlane(t, harness.Options{Nodes: 2, FaultFS: true})
 	waits, fails := p.Nodes[0], p.Nodes[1]
 	fails.Set("ha.failFast", true)
@@ -198,7 +199,7 @@ func TestStoreHangsAtStart(t *testing.T) {
 // is inside the file system. It stops its service and closes its port all the
 // same, and a standby takes over when the lease has run out.
 func TestStopWhileStoreHangs(t *testing.T) {
-	needRoot(t)
+	need.Root(t, "mount file systems")
 	p := harness.NewPlane(t, harness.Options{Nodes: 2, FaultFS: true})
 	master := p.StartAndWait(settle)
 	hung := intervals.Now()

@@ -11,6 +11,7 @@ import (
 	"github.com/understudy-ha/understudy/pkg/election"
 	"github.com/understudy-ha/understudy/test/e2e/harness"
 	"github.com/understudy-ha/understudy/test/e2e/intervals"
+	"github.com/understudy-ha/understudy/test/need"
 )
 
 // TestAnotherPlaneIsMounted: under a living plane the file system of another
@@ -18,7 +19,7 @@ import (
 // is written to the other plane, and when its own file system is back the
 // plane recovers by itself.
 func TestAnotherPlaneIsMounted(t *testing.T) {
-	needRoot(t)
+	need.Root(t, "mount file systems")
 	p := harness.NewPlane(t, harness.Options{Nodes: 2})
 	p.StartAndWait(settle)
 	other := filepath.Join(p.Dir, "other")
@@ -37,7 +38,7 @@ func TestAnotherPlaneIsMounted(t *testing.T) {
 // TestLazyUnmount: the file system is unmounted under a living plane although
 // it is in use, and mounted again later.
 func TestLazyUnmount(t *testing.T) {
-	needRoot(t)
+	need.Root(t, "mount file systems")
 	p := harness.NewPlane(t, harness.Options{Nodes: 2, NoInit: true})
 	disk := filepath.Join(p.Dir, "real")
 	must(t, os.Mkdir(disk, 0o755))

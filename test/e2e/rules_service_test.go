@@ -19,13 +19,14 @@ import (
 	"github.com/understudy-ha/understudy/test/e2e/harness"
 	"github.com/understudy-ha/understudy/test/e2e/intervals"
 	"github.com/understudy-ha/understudy/test/faultfs"
+	"github.com/understudy-ha/understudy/test/need"
 )
 
 // deafDisk mounts a file system with one file whose readers sleep so deep that
 // not even SIGKILL wakes them, until the fault is removed.
 func deafDisk(t *testing.T) (file string, fault *faultfs.Fault) {
 	t.Helper()
-	needRoot(t)
+	need.Root(t, "mount file systems")
 	backing, dir := t.TempDir(), t.TempDir()
 	write(t, filepath.Join(backing, "hang"), "at last\n")
 	disk, err := faultfs.Mount(backing, dir)
@@ -122,7 +123,7 @@ func timeNamespace(t *testing.T) []string {
 	if _, err := os.Stat("/proc/self/ns/time"); errors.Is(err, fs.ErrNotExist) {
 		t.Skip("kernel: it has no time namespaces")
 	}
-	needRoot(t)
+	need.Root(t, "mount file systems")
 	path, err := exec.LookPath("unshare")
 	must(t, err) // util-linux is essential in every distribution
 	return []string{path, "--time", "--fork", "--kill-child=KILL", "--boottime", "1000000", "--monotonic", "1000000"}

@@ -16,6 +16,7 @@ import (
 	"github.com/understudy-ha/understudy/test/e2e/harness"
 	"github.com/understudy-ha/understudy/test/e2e/intervals"
 	"github.com/understudy-ha/understudy/test/faultfs"
+	"github.com/understudy-ha/understudy/test/need"
 )
 
 // The tests of this file and of rules_service_test.go each show one rule of the
@@ -235,7 +236,7 @@ func TestTermIsAboveWhatIsRemembered(t *testing.T) {
 // the operation timeout, and then does it. Reading back finds it, and nobody
 // notices. What lands after another node's claim: TestMastersStoreHangs.
 func TestRenewalLandsLate(t *testing.T) {
-	needRoot(t)
+	need.Root(t, "mount file systems")
 	timing := fast(t)
 	p := harness.NewPlane(t, harness.Options{Nodes: 2, FaultFS: true})
 	master := p.StartAndWait(settle)
@@ -263,7 +264,7 @@ func TestRenewalLandsLate(t *testing.T) {
 // but the register can not be read. The service must not start; the term is
 // given up, and another node serves in a higher one.
 func TestClaimIsReadBack(t *testing.T) {
-	needRoot(t)
+	need.Root(t, "mount file systems")
 	p := harness.NewPlane(t, harness.Options{Nodes: 2, FaultFS: true})
 	healthy, blind := p.Nodes[0], p.Nodes[1]
 	healthy.Start()
@@ -346,7 +347,7 @@ func TestTermIsTheToken(t *testing.T) {
 // not done although it says so is no register. The node sees that in a scratch
 // area, and does not touch the register, which it could claim without trouble.
 func TestUnverifiedStoreIsNotClaimed(t *testing.T) {
-	needRoot(t)
+	need.Root(t, "mount file systems")
 	p := harness.NewPlane(t, harness.Options{Nodes: 1, FaultFS: true})
 	n := p.Nodes[0]
 	lies := n.Fault.Inject(faultfs.Rule{Op: faultfs.Rename, Path: "/.reg/lease/", Pretend: true})

@@ -23,6 +23,7 @@ import (
 	"github.com/understudy-ha/understudy/test/e2e/harness"
 	"github.com/understudy-ha/understudy/test/e2e/intervals"
 	"github.com/understudy-ha/understudy/test/faultfs"
+	"github.com/understudy-ha/understudy/test/need"
 )
 
 // TestRefusedStarts: whatever is wrong before a node takes part in anything
@@ -159,7 +160,7 @@ func TestRefusedStarts(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.options.UID != 0 {
-				needRoot(t)
+				need.Root(t, "mount file systems")
 			}
 			c.options.Nodes = 1
 			p := harness.NewPlane(t, c.options)
@@ -414,7 +415,7 @@ func TestForeignFileBesideRegister(t *testing.T) {
 // space, of rights or of luck. The master stops by its deadline, nobody else
 // claims, the reason is named, and the plane recovers by itself.
 func TestStoreRefusesWrites(t *testing.T) {
-	needRoot(t)
+	need.Root(t, "mount file systems")
 	timing := fast(t)
 	for _, c := range []struct {
 		name  string
@@ -630,19 +631,6 @@ func lasting(t *testing.T, dir string) []string {
 	return slices.DeleteFunc(listing(t, dir), func(name string) bool { return strings.HasPrefix(name, ".check-") })
 }
 
-// needRoot skips a test that mounts file systems or changes users where that
-// is not allowed; under CI=true it must be.
-func needRoot(t *testing.T) {
-	t.Helper()
-	switch {
-	case os.Getuid() == 0:
-	case os.Getenv("CI") == "true":
-		t.Fatal("needs root to mount file systems, and CI=true forbids to skip it")
-	default:
-		t.Skip("needs root to mount file systems")
-	}
-}
-
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
@@ -672,7 +660,7 @@ func fill(t *testing.T, path string) {
 // mount mounts for the rest of the test.
 func mount(t *testing.T, source, target, fstype string, flags uintptr, data string) {
 	t.Helper()
-	needRoot(t)
+	need.Root(t, "mount file systems")
 	must(t, unix.Mount(source, target, fstype, flags, data))
 	if flags&unix.MS_REMOUNT != 0 {
 		return

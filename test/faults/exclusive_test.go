@@ -8,13 +8,14 @@ import (
 	"github.com/understudy-ha/understudy/pkg/election"
 	"github.com/understudy-ha/understudy/test/e2e/harness"
 	"github.com/understudy-ha/understudy/test/faultfs"
+	"github.com/understudy-ha/understudy/test/need"
 )
 
 // TestNotExclusive: on a file system where both of two racing renames of one
 // name succeed, no node ever becomes master, and each says why. Once it is
 // repaired the nodes find out by themselves.
 func TestNotExclusive(t *testing.T) {
-	needRoot(t)
+	need.Root(t, "mount file systems")
 	t.Parallel()
 	p := harness.NewPlane(t, harness.Options{Nodes: 2, FaultFS: true})
 	var faults []*faultfs.Fault

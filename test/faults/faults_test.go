@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/understudy-ha/understudy/test/faultfs"
+	"github.com/understudy-ha/understudy/test/need"
 )
 
 // column is something that a node does with the store.
@@ -113,7 +114,7 @@ func (c cell) class() string { return c.outcome + "; " + c.state }
 // TestTable plays the faults and compares what comes of them with the table in
 // docs/safety.md.
 func TestTable(t *testing.T) {
-	needRoot(t)
+	need.Root(t, "mount file systems")
 	t.Parallel()
 	rows := make([]*[columns]cell, len(faults)) // nil: was not played
 	t.Run("fault", func(t *testing.T) {

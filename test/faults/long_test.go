@@ -11,6 +11,7 @@ import (
 	"github.com/understudy-ha/understudy/test/e2e/harness"
 	"github.com/understudy-ha/understudy/test/e2e/intervals"
 	"github.com/understudy-ha/understudy/test/faultfs"
+	"github.com/understudy-ha/understudy/test/need"
 )
 
 // TestLongHang: the store hangs for everybody, deaf to signals, for a minute in
@@ -19,7 +20,7 @@ import (
 // is over the plane recovers by itself. An hour of it is simulated, see
 // pkg/election/sim TestDay.
 func TestLongHang(t *testing.T) {
-	needRoot(t)
+	need.Root(t, "mount file systems")
 	length := 20 * time.Second
 	if everything() {
 		length = time.Minute

@@ -40,17 +40,6 @@ func everything() bool { return os.Getenv("FAULTS") == "all" || updating() }
 
 func updating() bool { return os.Getenv("FAULTS") == "update" }
 
-func needRoot(t *testing.T) {
-	t.Helper()
-	switch {
-	case os.Getuid() == 0:
-	case os.Getenv("CI") == "true":
-		t.Fatal("needs root to mount file systems, and CI=true forbids to skip it")
-	default:
-		t.Skip("needs root to mount file systems")
-	}
-}
-
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {

@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/understudy-ha/understudy/test/need"
 )
 
 // Namespace is a network namespace and the one thread that lives in it.
@@ -46,13 +48,7 @@ func New(tb testing.TB) *Namespace {
 // Need skips a test that may make no namespaces, unless CI is to run all.
 func Need(tb testing.TB) {
 	tb.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") == "true" {
-		tb.Fatal("network namespaces need root")
-	}
-	tb.Skip("network namespaces need root")
+	need.Root(tb, "make network namespaces")
 }
 
 // Path is the namespace as a file, for nsenter(1) and ip(8).

@@ -28,6 +28,8 @@ import (
 	"github.com/johannesboyne/gofakes3"
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
 	"golang.org/x/sys/unix"
+
+	"github.com/understudy-ha/understudy/test/need"
 )
 
 // The servers that Versity and MinIO know, by the names of their binaries.
@@ -245,11 +247,7 @@ func find(tb testing.TB, name string) string {
 	if _, err := os.Stat(path); err == nil {
 		return path
 	}
-	why := fmt.Sprintf("%s is not there; build it with: make bin/%s", path, name)
-	if os.Getenv("CI") == "true" {
-		tb.Fatal(why)
-	}
-	tb.Skip(why)
+	need.Missing(tb, fmt.Sprintf("%s is not there; build it with: make bin/%s", path, name))
 	return ""
 }
 
