@@ -45,11 +45,12 @@ func (d *daemon) newService(ctx context.Context) (ha.Service, error) {
 		d.log.Warn(warning)
 	}
 	d.leaseFile = leaseFile
+	_, delegates := s.Delegates()
 	o := supervise.Options{
 		Command: s.Command, Dir: dir, Env: serviceEnv(s.Env, storeSecrets(d.loc)),
 		Ready:  supervise.Check{HTTP: s.Ready.HTTP, TCP: s.Ready.TCP, File: s.Ready.File, Exec: s.Ready.Exec},
 		Checks: livenessChecks(s.Checks), DrainDelay: s.DrainDelay, StandbyCommand: s.StandbyCmd,
-		StopCommand: s.Stop, Probe: s.Probe, OnUnexpected: supervise.OnUnexpected(s.OnUnexpected),
+		StopCommand: s.Stop, Probe: s.Probe, OnUnexpected: supervise.OnUnexpected(s.OnUnexpected), Delegates: delegates,
 		LogMaxSize: orNone(int64(s.Log.MaxSize)), LogKeep: orNone(s.Log.Keep),
 		StartGrace: s.StartGrace, StartTimeout: s.StartTimeout,
 		Restart: supervise.Policy(s.Restart), MaxRestarts: orNone(s.MaxRestarts), Window: s.Window,

@@ -110,6 +110,7 @@ type Service struct {
 	Stop         []string          `yaml:"stop"`  // asks the service to stop, before stopSignal
 	Probe        []string          `yaml:"probe"` // exit code 0: it runs here, 7: it does not
 	OnUnexpected string            `yaml:"onUnexpected" enum:"block,stop"`
+	HandsOn      bool              `yaml:"delegates"` // command has others do the work, though its name does not show it; see Delegates
 	StandbyCmd   []string          `yaml:"standbyCommand"` // runs while the node is HOT_STANDBY
 	StopSignal   Signal            `yaml:"stopSignal" enum:"TERM,INT,QUIT,HUP,USR1,USR2,WINCH,KILL"`
 	StopTimeout  time.Duration     `yaml:"stopTimeout" derive:"min(10s, 2T/5)"` // S

@@ -31,6 +31,11 @@ func minimalService(more string) string {
 	return "persistenceDir: /mnt/u\nservice: {command: [a], " + more + "}\n"
 }
 
+// minimalCommand is a file with another command, and what follows it.
+func minimalCommand(rest string) string {
+	return "persistenceDir: /mnt/u\nservice: {command: " + rest + "}\n"
+}
+
 const minimal = "persistenceDir: /mnt/understudy\nservice: {command: [sleep, 60]}\n"
 
 func TestMinimalFile(t *testing.T) {
@@ -109,8 +114,10 @@ func TestFileErrors(t *testing.T) {
 		{"guard longer than S", minimal + "guard: {stopTimeout: 11s}\n", []string{"u.yaml:3: guard.stopTimeout: 11s is longer than service.stopTimeout 10s"}},
 		{"start too short", "persistenceDir: /mnt/u\nservice:\n  command: [a]\n  startTimeout: 1s\n  startGrace: 2s\n", []string{"u.yaml:4: service.startTimeout: 1s is not longer than service.startGrace 2s"}},
 		{"removal before timeout", minimal + "ha: {inactiveNodeRemoval: 30s}\n", []string{"u.yaml:3: ha.inactiveNodeRemoval: 30s is not longer than ha.heartbeatTimeout 30s"}},
-		{"delegating command", "persistenceDir: /mnt/u\nservice: {command: [/usr/bin/docker, run, x]}\n", []string{"u.yaml:2: service.command: /usr/bin/docker asks another process", "service.stop and service.probe"}},
-		{"delegating command with a probe", "persistenceDir: /mnt/u\nservice: {command: [docker, run, x], stop: [docker, stop, x], probe: [/p]}\n", []string{"service.command: docker asks another process", "this version"}},
+		{"delegating command", "persistenceDir: /mnt/u\nservice: {command: [/usr/bin/docker, run, x]}\n", []string{"u.yaml:2: service.command: /usr/bin/docker asks another process", "give service.stop", "service.probe, which exits with 7"}},
+		{"delegating command without a probe", minimalCommand("[ssh, b, x], stop: [ssh, b, y]"), []string{"u.yaml:2: service.command: ssh asks another process"}},
+		{"delegating command without a stop", minimalCommand("[ssh, b, x], probe: [ssh, b, y]"), []string{"u.yaml:2: service.command: ssh asks another process"}},
+		{"delegating script", minimalCommand("[/p], delegates: true, stop: [/s]"), []string{"u.yaml:2: service.delegates: true: other processes run the service", "or remove service.delegates"}},
 		{"delegating standby", minimalService("standbyCommand: [ssh, b, x]"), []string{"u.yaml:2: service.standbyCommand: ssh asks another process"}},
 		{"stop what is unknown", minimalService("onUnexpected: stop"), []string{"u.yaml:2: service.onUnexpected: stop needs service.probe"}},
 		{"stop by nothing", minimalService("onUnexpected: stop, probe: [p]"), []string{"u.yaml:2: service.onUnexpected: stop needs service.stop"}},

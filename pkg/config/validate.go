@@ -16,10 +16,6 @@ import (
 	"github.com/understudy-ha/understudy/pkg/lease"
 )
 
-// delegating are commands that ask another process to run something: killing
-// them proves nothing about what they have started.
-var delegating = []string{"docker", "podman", "nerdctl", "systemctl", "systemd-run", "machinectl", "kubectl", "ssh", "sudo"}
-
 // Validate refuses what can not work and warns about what may surprise. It
 // does no I/O. The error is an *Error with every problem found.
 func (c *Config) Validate() (Warnings, error) {
@@ -201,7 +197,7 @@ func (v *validator) service() {
 		v.bad("service.command", "is not set: name the program the master runs, e.g. command: [/usr/bin/prog, --flag], or set service.none: true to elect a master without one")
 	case len(s.Command) > 0 && s.Command[0] == "":
 		v.bad("service.command", "its first word, the program, is empty")
-	case len(s.Command) > 0 && slices.Contains(delegating, filepath.Base(s.Command[0])):
+	default:
 		v.delegates()
 	}
 	for name := range s.Env {
@@ -288,11 +284,15 @@ func (v *validator) ready() {
 // delegates judges a command whose process is not the service.
 func (v *validator) delegates() {
 	s := v.c.Service
-	if len(s.Stop) == 0 || len(s.Probe) == 0 {
-		v.bad("service.command", "%s asks another process to run the service, so nothing here could prove that it has stopped; name the service's own program, or give service.stop and service.probe", s.Command[0])
+	word, yes := s.Delegates()
+	if !yes || (len(s.Stop) > 0 && len(s.Probe) > 0) {
 		return
 	}
-	v.bad("service.command", "%s asks another process to run the service; this version can not yet hold the release back until service.probe says 7; name the service's own program", s.Command[0])
+	if s.HandsOn {
+		v.bad("service.delegates", "true: other processes run the service, so killing its command proves nothing; give service.stop, which stops them, and service.probe, which exits with 7 once they have stopped, or remove service.delegates")
+		return
+	}
+	v.bad("service.command", "%s asks another process to run the service, so killing it proves nothing; name the service's own program, or give service.stop, which stops the service, and service.probe, which exits with 7 once it has stopped", word)
 }
 
 // commands judges the commands beside the service's own.
@@ -310,8 +310,11 @@ func (v *validator) commands() {
 			v.bad(f.key, "is for a service, and service.none is true; remove one of them")
 		}
 	}
-	if len(s.StandbyCmd) > 0 && slices.Contains(delegating, filepath.Base(s.StandbyCmd[0])) {
-		v.bad("service.standbyCommand", "%s asks another process to run something, so nothing here could prove that it has stopped before the service starts; name the program itself", s.StandbyCmd[0])
+	if word := delegate(s.StandbyCmd); word != "" {
+		v.bad("service.standbyCommand", "%s asks another process to run something, so nothing here could prove that it has stopped before the service starts; name the program itself", word)
+	}
+	if s.None && s.HandsOn {
+		v.bad("service.delegates", "is for a service, and service.none is true; remove one of them")
 	}
 	switch {
 	case s.OnUnexpected == "stop" && len(s.Probe) == 0:

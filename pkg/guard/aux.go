@@ -74,7 +74,7 @@ func (g *guardian) requestAux(a Aux) {
 	why := g.mayStartAux(a, clock.Now())
 	switch {
 	case why != "":
-	case a.ID == 0 || a.ID == finalID || a.Timeout <= 0 || len(a.Stdin) > maxAuxStdin:
+	case a.ID == 0 || a.ID >= outsideID || a.Timeout <= 0 || len(a.Stdin) > maxAuxStdin:
 		why = fmt.Sprintf("an auxiliary run needs an ID, a Timeout, and at most %d bytes of Stdin", maxAuxStdin)
 	case len(g.runs)+len(g.waiting) >= maxAux:
 		why = fmt.Sprintf("%d are alive; wait for one to end", maxAux)
@@ -185,7 +185,7 @@ func (g *guardian) pressAux(r *run, now lease.Instant) {
 	if a.timedOut && now.Longest(a.pressed) >= auxGrace {
 		r.killNow(now)
 	}
-	if r.killing && !a.stuck && now.Longest(r.killFrom) >= auxStuck {
+	if r.killing && !a.stuck && r.ID != outsideID && now.Longest(r.killFrom) >= auxStuck {
 		a.stuck = true
 		g.say(Event{Kind: AuxStuck, Term: r.Term, Run: r.ID, Why: fmt.Sprintf("it survives SIGKILL (pid %d, uninterruptible?)", r.shim)})
 	}
@@ -196,7 +196,7 @@ func (g *guardian) auxReport(r *run, rep shimReport) {
 	case rep.Errno != 0, rep.Exited:
 		r.reported = true
 		r.aux.end.Exit, r.aux.end.Why, r.aux.end.Output = rep.Exit, rep.Why, rep.Output
-	case rep.Pid != 0:
+	case rep.Pid != 0 && r.ID != outsideID:
 		g.say(Event{Kind: AuxStarted, Term: r.Term, Run: r.ID, Pid: r.pidHere(rep)})
 	}
 }

@@ -228,7 +228,7 @@ func clearCgroups(h hierarchy, dataDir string) (left []string) {
 			}
 			time.Sleep(time.Millisecond)
 		}
-		if gone, _ := t.goneItself(); gone && dir == t.Cgroup {
+		if gone, _ := t.goneItself(); gone && dir == t.Cgroup && !t.Outside {
 			markRecord(dataDir) // the proof must not go with the cgroup
 		}
 		if !c.empty() || c.remove() != nil {

@@ -56,6 +56,13 @@ type Options struct {
 	// guard starts, and by the kernel at the end of the right to serve. It is
 	// added by a run: address.Main, see Client.RunHook. nil: none.
 	Floating *address.Floating
+	// Outside is for a service that hands its work to others; nil: its tree is
+	// all there is of it.
+	Outside *Outside
+	// Unproven is a term in which a former guard of this daemon died: nothing of
+	// the service's tree is alive, what others run for it may be. It is stopped,
+	// and Empty with Final follows the proof. 0: there is none.
+	Unproven lease.Term
 	// Stdout and Stderr are the service's; nil means this process'. They must
 	// be files, not pipes into this process: the service outlives it.
 	Stdout, Stderr *os.File
@@ -100,7 +107,7 @@ func Start(ctx context.Context, o Options) (*Client, error) {
 		DataDir: dir, Isolation: o.Isolation, StopSignal: int(or(o.StopSignal, syscall.SIGTERM)),
 		GuardStop: or(o.GuardStop, time.Second), ReleaseArgv: o.ReleaseArgv, ReleaseStdin: o.ReleaseStdin,
 		ReleaseTimeout: or(o.ReleaseTimeout, 30*time.Second), Incarnation: o.Incarnation, MinTerm: o.MinTerm,
-		LeaseFile: o.LeaseFile, Finals: o.Finals, Floating: o.Floating,
+		LeaseFile: o.LeaseFile, Finals: o.Finals, Floating: o.Floating, Outside: o.Outside, Unproven: o.Unproven,
 	}})
 	select {
 	case e := <-c.events:

@@ -204,6 +204,7 @@ type daemonOptions struct {
 	Isolation string
 	Adopt     bool
 	Final     []string // command of Finals; with it the role file is Dir/role
+	Outside   *Outside
 	Released  string   // where the release child leaves its note
 }
 
@@ -242,7 +243,7 @@ func testDaemon() int {
 		Incarnation: "testincarnation", ReleaseStdin: []byte("opaque"),
 		ReleaseArgv:    []string{selfExe, "test-release", o.Released},
 		ReleaseTimeout: 5 * time.Second, GuardStop: 400 * time.Millisecond,
-		LeaseFile: filepath.Join(o.Dir, "lease"), Finals: o.finals(),
+		LeaseFile: filepath.Join(o.Dir, "lease"), Finals: o.finals(), Outside: o.Outside,
 	})
 	if err != nil {
 		return fail(err)
@@ -297,6 +298,7 @@ type variant struct {
 	nobody    bool
 	adopt     bool // the daemon is a subreaper
 	final     []string
+	outside   func(dir string) *Outside
 }
 
 func variants() []variant {
@@ -389,7 +391,11 @@ func (d *daemon) start(v variant) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, _ := json.Marshal(daemonOptions{Dir: d.dir, Isolation: v.isolation, Adopt: v.adopt, Final: v.final, Released: d.released})
+	o := daemonOptions{Dir: d.dir, Isolation: v.isolation, Adopt: v.adopt, Final: v.final, Released: d.released}
+	if v.outside != nil {
+		o.Outside = v.outside(d.dir)
+	}
+	b, _ := json.Marshal(o)
 	d.proc, err = os.StartProcess(selfExe, []string{os.Args[0], "test-daemon", string(b)}, &os.ProcAttr{
 		Env: os.Environ(), Files: []*os.File{inR, outW, os.Stderr}, Sys: attr,
 	})

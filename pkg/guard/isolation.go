@@ -42,6 +42,9 @@ const (
 	needsAdmin = "a PID namespace needs root or CAP_SYS_ADMIN; isolation pid-namespace asks for a user namespace instead"
 	needsBoth  = "that needs root or CAP_SYS_ADMIN, or a cgroup that is delegated to this user; isolation pid-namespace asks for a user namespace instead"
 	asAsked    = "as configured"
+
+	outsideLost = "service.command hands its work to other processes, which live on when daemon and guard are both killed: " +
+		"nobody stops them then, while the next master waits for the lease to end. A watchdog, or fencing, is for that"
 )
 
 // isolation is what the guard settled on.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -90,6 +91,7 @@ type guardian struct {
 
 	disk      *backlog
 	addr      *floating // nil: there is none
+	outside   *outside  // nil: the service's tree is all there is of it
 	bootID    string
 	leaseLost bool // the lease file could not be written; owned by the backlog
 
@@ -169,6 +171,9 @@ func (g *guardian) nextLook(now lease.Instant) time.Duration {
 	for _, r := range g.runs {
 		next = min(next, g.nextLookAt(r, now))
 	}
+	if g.unproven() {
+		next = min(next, g.nextOutside(now))
+	}
 	if len(g.waiting) > 0 || g.withdrawing() {
 		next = min(next, tick)
 	}
@@ -191,6 +196,7 @@ func (g *guardian) act(now lease.Instant) (done bool) {
 		g.pressRun(r, now)
 	}
 	g.pressAddress(now)
+	g.pressOutside(now)
 	g.reap(now)
 	g.settle(now)
 	if g.busy() || g.withdrawing() {
@@ -202,8 +208,9 @@ func (g *guardian) act(now lease.Instant) (done bool) {
 	return g.closing
 }
 
-// busy reports whether anything of any term is alive or about to be.
-func (g *guardian) busy() bool { return len(g.runs)+len(g.waiting) > 0 }
+// busy reports whether anything of any term is alive, or about to be, or not
+// proven to be over.
+func (g *guardian) busy() bool { return len(g.runs)+len(g.waiting) > 0 || g.unproven() }
 
 // beginStop begins the stop of a term: from here on it is refused for ever.
 func (g *guardian) beginStop(t lease.Term, now lease.Instant, grace time.Duration, why string, own bool) {
@@ -224,6 +231,7 @@ func (g *guardian) beginStop(t lease.Term, now lease.Instant, grace time.Duratio
 	}
 	g.turnRole()
 	g.startWaiting(now)
+	g.pressOutside(now)
 	g.settle(now)
 }
 
@@ -349,6 +357,11 @@ func (g *guardian) configure(c config) {
 	}
 	g.openLease()
 	g.openAddress(c.Floating)
+	if c.Outside != nil {
+		g.outside = &outside{Outside: *c.Outside}
+		g.iso.lost = append(slices.Clone(g.iso.lost), outsideLost)
+		g.oweOutside(c.Unproven)
+	}
 	debug.FreeOSMemory()
 	dropBinary()
 	_, _ = g.strays(), descendants(os.Getpid()) // so that what KILL needs is in memory, and locked
@@ -370,6 +383,8 @@ func (g *guardian) arm(d Deadline, now lease.Instant) {
 		why = fmt.Sprintf("term %d is armed", g.armed.Term)
 	case len(g.runs) > 0 && g.runs[0].Term != d.Term: // they are all of one term
 		why = fmt.Sprintf("%s of term %d is alive", g.runs[0].name(), g.runs[0].Term)
+	case g.unproven() && g.outside.run.Term != d.Term:
+		why = fmt.Sprintf("the service of term %d is not proven to have stopped", g.outside.run.Term)
 	case g.armed.Term == d.Term && now.Longest(g.armed.T0) >= g.armed.Stop:
 		// A guard that woke late: what it held is over, whatever came since.
 		why = "its deadline has passed"
@@ -390,7 +405,7 @@ func (g *guardian) arm(d Deadline, now lease.Instant) {
 // stopTerm begins the stop of a term on request, or says that it is over.
 func (g *guardian) stopTerm(t lease.Term, now lease.Instant, why string) {
 	switch {
-	case len(g.runs) > 0 && g.runs[0].Term > t:
+	case len(g.runs) > 0 && g.runs[0].Term > t, g.unproven() && g.outside.run.Term > t:
 		// An older term: nothing of it is alive, or this run would not be.
 		g.say(Event{Kind: Empty, Term: t, Final: true})
 	case t > g.stopped:

@@ -165,5 +165,8 @@ func (p Proof) check(dir string, m machine) (ok bool, why string) {
 	case t.latest() > p.Term:
 		return false, fmt.Sprintf("the service ran in term %d, after the record was made", t.latest())
 	}
-	return t.since(p.Term).Gone()
+	if t = t.since(p.Term); t.Outside && !t.Empty {
+		return false, "the service hands its work to other processes, and its probe was not seen to say that they have stopped"
+	}
+	return t.Gone()
 }

@@ -40,9 +40,11 @@ func (g *guardian) killIn(now lease.Instant) time.Duration {
 	return min(g.stop.grace-now.Longest(g.stop.at), g.armed.Kill-now.Longest(g.armed.T0))
 }
 
-// stopping reports whether a run is to end with its term. The final command
-// comes after that.
-func (g *guardian) stopping(r *run) bool { return r.Term <= g.stopped && r.ID != finalID }
+// stopping reports whether a run is to end with its term. What the guard runs
+// for the end of a term has limits of its own.
+func (g *guardian) stopping(r *run) bool {
+	return r.Term <= g.stopped && r.ID != finalID && r.ID != outsideID
+}
 
 // nextLookAt is how long the guard may leave a run to itself.
 func (g *guardian) nextLookAt(r *run, now lease.Instant) time.Duration {
@@ -224,20 +226,42 @@ func (g *guardian) vacant(r *run, none bool) bool {
 // emptied ends a run that is proven gone.
 func (g *guardian) emptied(r *run, now lease.Instant) {
 	g.runs = slices.DeleteFunc(g.runs, func(o *run) bool { return o == r })
-	g.log.printf("term %d: run %d is gone", r.Term, r.ID)
-	if r.aux != nil {
+	switch {
+	case r.ID == outsideID:
+		r.close()
+		g.removeCgroup(r)
+		e := r.aux.end
+		e.TimedOut = r.aux.timedOut
+		g.heardOutside(now, e)
+	case r.aux != nil:
+		g.log.printf("term %d: run %d is gone", r.Term, r.ID)
 		g.auxEmptied(r)
-	} else {
-		final := r.Term <= g.stopped && !g.busy() && g.withdrawn(now)
-		if final && g.owed == r.Term {
-			g.owed = 0
-		}
-		g.say(Event{Kind: Empty, Term: r.Term, Run: r.ID, Final: final})
+		r.close()
+		g.removeCgroup(r)
+	case g.unproven() && g.outside.run == r:
+		g.log.printf("term %d: the tree of run %d is gone; service.probe decides", r.Term, r.ID)
+		g.outside.treeGone = true
+	default:
+		g.over(r, now)
+	}
+	g.settle(now)
+}
+
+// over ends a run of the service of which nothing is left anywhere.
+func (g *guardian) over(r *run, now lease.Instant) {
+	g.log.printf("term %d: run %d is gone", r.Term, r.ID)
+	final := r.Term <= g.stopped && !g.busy() && g.withdrawn(now)
+	if final && g.owed == r.Term {
+		g.owed = 0
+	}
+	g.say(Event{Kind: Empty, Term: r.Term, Run: r.ID, Final: final})
+	if r.tree != nil {
 		markEmpty(r.tree) // before the proof goes with the cgroup
+	} else {
+		markRecord(g.cfg.DataDir) // a former guard's
 	}
 	r.close()
 	g.removeCgroup(r)
-	g.settle(now)
 }
 
 func (r *run) close() {
@@ -270,7 +294,7 @@ func (g *guardian) service() *run {
 // start forks a shim, records its tree durably, and only then lets it execute
 // the service: fork, fsync of the record, look at the clock again, go.
 func (g *guardian) start(q Run) (refused string) {
-	if g.service() != nil {
+	if g.service() != nil || g.unproven() {
 		return "the former run is not proven gone"
 	}
 	if why := g.mayStart(q.Term, clock.Now()); why != "" {
@@ -290,6 +314,7 @@ func (g *guardian) start(q Run) (refused string) {
 	}
 	t := r.record()
 	t.Shim, t.ShimStart, t.PidNS = r.shim, startTime(r.shim), pidNamespace(strconv.Itoa(r.shim))
+	t.Outside = g.outside != nil
 	err = commitTree(tree, g.cfg.DataDir, t)
 	why := g.mayStart(q.Term, clock.Now()) // the disk may have taken its time
 	if err != nil {
@@ -300,6 +325,7 @@ func (g *guardian) start(q Run) (refused string) {
 		r.killNow(clock.Now()) // the shim dies without having been told to go
 		return why
 	}
+	g.beginOutside(r)
 	r.ctl.send(shimOrder{Run: &q})
 	return ""
 }
@@ -343,7 +369,8 @@ func (g *guardian) cloneShim(r *run, ctl int) (err error) {
 	attr := r.iso.sysProcAttr()
 	attr.PidFD = &r.pidfd
 	tree, kill := uintptr(0), 0 // /dev/null
-	if r.tree != nil {
+	// With an outside the end of this tree is no proof: the shim must not mark it.
+	if r.tree != nil && g.outside == nil {
 		tree = r.tree.Fd()
 	}
 	if r.cgroup != "" {
@@ -383,6 +410,7 @@ func (g *guardian) readShim(r *run) {
 		case rep.Errno != 0:
 			e.Kind, e.Exit, e.Why = NotExecutable, rep.Exit, rep.Why
 			r.reported = true
+			g.neverBegan(r)
 		case rep.Exited:
 			e.Kind, e.Exit = Exited, rep.Exit
 			r.reported = true

@@ -35,6 +35,9 @@ type Tree struct {
 	Cgroup      string `json:"cgroup,omitempty"`
 	CgroupMount string `json:"cgroupMount,omitempty"`
 	CgroupRoot  uint64 `json:"cgroupRoot,omitempty"`
+	// Outside: the service hands its work to processes that are not of this
+	// tree. Of these Gone and Sweep say nothing; Empty tells of both.
+	Outside bool `json:"outside,omitempty"`
 	// Empty is turned in place once the tree was proven empty by the guard,
 	// or by the shim after the guard's death. It stays the last field.
 	Empty bool `json:"empty"`
@@ -262,7 +265,9 @@ func (t Tree) Sweep(dir string) (gone bool, why string) {
 			return false, why
 		}
 	}
-	markRecord(dir)
+	if !t.Outside {
+		markRecord(dir)
+	}
 	for _, a := range t.aux {
 		_ = os.Remove(filepath.Join(dir, auxFile(a.Term, a.Run))) // left, it only proves less
 	}

@@ -77,6 +77,8 @@ type config struct {
 	LeaseFile      string
 	Finals         Finals
 	Floating       *address.Floating
+	Outside        *Outside
+	Unproven       lease.Term
 }
 
 // EventKind tells what the guard has to say.
@@ -97,9 +99,13 @@ const (
 	Exited EventKind = "exited"
 	// Stopping: the guard began to stop Term by itself; Why says why.
 	Stopping EventKind = "stopping"
-	// Stuck: the tree is alive at the end of the right to serve.
+	// Stuck: the tree is alive at the end of the right to serve, or what others
+	// run for it is not proven to have stopped.
 	Stuck EventKind = "stuck"
-	// Empty: nothing of Run's tree is alive. With Final nothing of Term is,
+	// Unproven: Run's tree has ended, and the probe of what others run for it
+	// says in Why something else than that this has stopped. It is asked again.
+	Unproven EventKind = "unproven"
+	// Empty: nothing of Run's tree is alive, nor of what others ran for it. With Final nothing of Term is,
 	// auxiliary runs included, or will ever be started again (G2).
 	Empty EventKind = "empty"
 	// AuxStarted: the command of the auxiliary run Run executes as Pid.

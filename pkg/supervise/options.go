@@ -67,6 +67,10 @@ type Options struct {
 	// does, 7 it does not, anything else is unknown. Empty: nobody asks.
 	Probe        []string
 	OnUnexpected OnUnexpected
+	// Delegates: Command hands its work to processes that are not beneath it.
+	// The guard then runs StopCommand and Probe, both required, and the service
+	// is gone only when Probe says 7.
+	Delegates bool
 
 	Restart     Policy
 	BackOff     time.Duration // first pause before a restart, doubling; 1s
@@ -120,6 +124,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if err := o.validateChecks(); err != nil {
 		return o, err
+	}
+	if o.Delegates && (len(o.StopCommand) == 0 || len(o.Probe) == 0) {
+		return o, errors.New("service.command hands its work to other processes: give service.stop and service.probe")
 	}
 	if o.Restart == "" {
 		o.Restart = RestartOnFailure

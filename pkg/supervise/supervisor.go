@@ -108,9 +108,11 @@ type term struct {
 
 // proving is the search for the tree of a guard that is gone.
 type proving struct {
-	term  lease.Term
-	since time.Time
-	stuck bool
+	term    lease.Term
+	since   time.Time
+	stuck   bool
+	outside bool   // only what others run is left to prove, by a new guard
+	answer  string // of the probe, to that guard
 }
 
 type spawned struct {
@@ -175,6 +177,9 @@ func (s *Supervisor) openFiles() error {
 		ReleaseArgv: o.ReleaseArgv, ReleaseStdin: o.ReleaseStdin, ReleaseTimeout: o.ReleaseTimeout,
 		GuardStop: o.GuardStop, StopSignal: o.StopSignal, Stdout: o.Stdout, Stderr: o.Stderr, Exe: o.Exe,
 		LeaseFile: o.LeaseFile, Finals: o.Finals, Floating: o.Floating,
+	}
+	if o.Delegates {
+		s.gopt.Outside = &guard.Outside{Stop: o.StopCommand, Probe: o.Probe, Env: o.inherited(), Dir: o.Dir}
 	}
 	if o.OutputPath != "" {
 		var err error
@@ -388,7 +393,7 @@ func (s *Supervisor) launch(phase string) {
 func (s *Supervisor) stop(t lease.Term, why string) {
 	ask := false // for the stop command to run first
 	if s.term.order.Term <= t {
-		ask = s.term.alive && !s.term.stopping && len(s.o.StopCommand) > 0
+		ask = s.term.alive && !s.term.stopping && len(s.o.StopCommand) > 0 && !s.o.Delegates // the guard does
 		s.endRun()
 		s.stopBegins()
 		if s.term.run != 0 && !s.term.stopping {
@@ -487,10 +492,15 @@ func (s *Supervisor) heard(e guard.Event) {
 	case guard.Stuck:
 		s.show(phaseStuck, s.Info().Pid, e.Why)
 		s.say(ha.ServiceEvent{Kind: ha.ServiceStuck, Term: e.Term, Why: e.Why})
+	case guard.Unproven:
+		if s.proving != nil {
+			s.proving.answer = e.Why
+		}
+		s.show(s.Info().Phase, 0, "not proven to have stopped: "+e.Why)
 	case guard.Empty:
 		switch {
 		case e.Final:
-			s.over(e.Term)
+			s.over(s.provenByGuard(e.Term))
 		case mine:
 			s.runGone()
 		}
@@ -562,14 +572,24 @@ func (s *Supervisor) exited(e guard.Event) {
 	s.cancelChecks()
 	s.stopTimer()
 	if t.ending != nil {
+		s.waitGone()
 		return // as asked; its Empty follows
 	}
 	why := exitWords(e)
 	if s.failed(why, e.Exit) {
 		t.again = true
+		s.waitGone()
 		s.show(phaseRestarting, 0, why)
 		s.say(ha.ServiceEvent{Kind: ha.ServiceUnready, Term: t.order.Term, Why: why, Exit: e.Exit})
 	}
+}
+
+// waitGone bounds how long a term goes on with a run that has ended and is not
+// proven to be gone.
+func (s *Supervisor) waitGone() {
+	s.after(s.o.StartTimeout, func() {
+		s.fail(fmt.Sprintf("what the service has left is not gone within startTimeout (%v)", s.o.StartTimeout), -1)
+	})
 }
 
 func exitWords(e guard.Event) string {
@@ -660,7 +680,11 @@ func (s *Supervisor) guardLost(why string) {
 	s.hooksLost(why)
 	s.endRun()
 	s.term.stopAt = time.Time{} // how long this takes says nothing about the service
-	s.proving = &proving{term: s.term.order.Term, since: time.Now()}
+	term := s.term.order.Term
+	if p := s.proving; p != nil {
+		term = max(term, p.term)
+	}
+	s.proving = &proving{term: term, since: time.Now()}
 	if !s.killed {
 		s.o.Log.Error("the guard died", zap.Int("pid", pid), zap.String("why", why))
 		if s.proving.term > s.dead {
@@ -680,6 +704,12 @@ func (s *Supervisor) prove() {
 		s.proofTick.Reset(time.Hour)
 		return
 	}
+	if p.outside {
+		if !p.stuck && s.overdue(p) {
+			s.stuck(p, p.words())
+		}
+		return
+	}
 	gone, why := true, ""
 	tree, found, err := guard.LoadTree(s.o.DataDir)
 	switch {
@@ -693,20 +723,46 @@ func (s *Supervisor) prove() {
 	}
 	if !gone {
 		if !p.stuck && s.overdue(p) {
-			p.stuck = true
-			s.show(phaseStuck, s.Info().Pid, why)
-			s.say(ha.ServiceEvent{Kind: ha.ServiceStuck, Term: p.term, Why: why})
+			s.stuck(p, why)
 		}
 		return
 	}
-	s.proving = nil
 	s.sole.Store(false)
+	if found && tree.Outside && !tree.Empty {
+		p.outside = true
+		s.spawn(0)
+		return
+	}
+	s.proving = nil
 	s.proofTick.Reset(time.Hour)
 	s.lower()
 	if p.term > s.dead {
 		s.over(p.term)
 	}
 	s.spawn(0)
+}
+
+// provenByGuard: the guard says that a term is over. If that is what a lost
+// guard has left, it is over for all that was asked since.
+func (s *Supervisor) provenByGuard(t lease.Term) lease.Term {
+	if p := s.proving; p != nil && p.outside {
+		t = max(t, p.term)
+		s.proving = nil
+	}
+	return t
+}
+
+func (p *proving) words() string {
+	if p.answer == "" {
+		return "service.probe has not said yet that the service has stopped"
+	}
+	return "the service is not proven to have stopped: " + p.answer
+}
+
+func (s *Supervisor) stuck(p *proving, why string) {
+	p.stuck = true
+	s.show(phaseStuck, s.Info().Pid, why)
+	s.say(ha.ServiceEvent{Kind: ha.ServiceStuck, Term: p.term, Why: why})
 }
 
 // overdue reports whether what a lost guard left has lived for too long: past
@@ -723,6 +779,9 @@ func (s *Supervisor) overdue(p *proving) bool {
 func (s *Supervisor) spawn(wait time.Duration) {
 	o := s.gopt
 	o.MinTerm = s.dead
+	if p := s.proving; p != nil {
+		o.Unproven = p.term
+	}
 	s.wg.Go(func() {
 		if pause(s.ctx, wait) != nil {
 			return
