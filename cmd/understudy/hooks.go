@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -28,7 +29,7 @@ func (d *daemon) newHooks(ctx context.Context) {
 	o := d.cfg.Hooks
 	configured := map[hook.Event]hook.Hook{}
 	for _, h := range o.All() {
-		if len(h.Command) > 0 {
+		if len(h.Command) > 0 && !h.Alone {
 			configured[hook.Event(h.Event)] = hook.Hook{Command: h.Command, Timeout: h.Timeout}
 		}
 	}
@@ -45,6 +46,21 @@ func (d *daemon) newHooks(ctx context.Context) {
 	d.hooks = hook.Open(ctx, opt)
 	d.watch = hook.NewWatch(d.hooks, d.leaseFile, d.timing.ReadGap())
 	d.service = hook.NewService(d.service, d.watch, hook.Grace(d.timing.Stop))
+}
+
+// finals is what the guard does at the end when this daemon has died.
+func (d *daemon) finals() guard.Finals {
+	f := guard.Finals{RoleFile: d.cfg.RoleFile, Dir: d.cfg.DataDir}
+	if h := d.cfg.Hooks.GuardStop; len(h.Command) > 0 {
+		facts := hook.Facts{
+			Event: hook.GuardStop, Node: string(d.dir.Node()), State: lease.StateFailed, PrevState: lease.StateMaster, Reason: "the daemon died",
+		}
+		f.Command, f.Timeout = h.Command, h.Timeout
+		f.Env = slices.DeleteFunc(facts.Environ(serviceEnv(nil, storeSecrets(d.loc))), func(kv string) bool {
+			return strings.HasPrefix(kv, "HA_TERM=") || strings.HasPrefix(kv, "HA_TOKEN=") // the guard knows it
+		})
+	}
+	return f
 }
 
 // noGuard is how hooks that belong to a term end where nothing may run them.
@@ -218,6 +234,7 @@ func hookEvents() string {
 	for _, e := range hook.Events() {
 		names = append(names, string(e))
 	}
+	names = append(names, string(hook.GuardStop))
 	return strings.Join(names, ", ")
 }
 

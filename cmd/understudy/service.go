@@ -63,7 +63,7 @@ func (d *daemon) newService(ctx context.Context) (ha.Service, error) {
 		ReleaseTimeout: d.timing.Timeout,
 		GuardLogPath:   filepath.Join(d.cfg.DataDir, "guard.log"),
 		LeaseFile:      leaseFile,
-		Finals:         guard.Finals{RoleFile: d.cfg.RoleFile},
+		Finals:         d.finals(),
 		Floating:       d.floating(), AddressLifetime: d.timing.Timeout,
 		Log: d.log,
 	}

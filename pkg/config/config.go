@@ -110,7 +110,7 @@ type Service struct {
 	Stop         []string          `yaml:"stop"`  // asks the service to stop, before stopSignal
 	Probe        []string          `yaml:"probe"` // exit code 0: it runs here, 7: it does not
 	OnUnexpected string            `yaml:"onUnexpected" enum:"block,stop"`
-	HandsOn      bool              `yaml:"delegates"` // command has others do the work, though its name does not show it; see Delegates
+	HandsOn      bool              `yaml:"delegates"`      // command has others do the work, though its name does not show it; see Delegates
 	StandbyCmd   []string          `yaml:"standbyCommand"` // runs while the node is HOT_STANDBY
 	StopSignal   Signal            `yaml:"stopSignal" enum:"TERM,INT,QUIT,HUP,USR1,USR2,WINCH,KILL"`
 	StopTimeout  time.Duration     `yaml:"stopTimeout" derive:"min(10s, 2T/5)"` // S
@@ -182,6 +182,7 @@ type Hooks struct {
 	OnFencingFailed Hook `yaml:"onFencingFailed"`
 	OnStoreLost     Hook `yaml:"onStoreLost"`
 	OnStoreBack     Hook `yaml:"onStoreBack"`
+	GuardStop       Hook `yaml:"guardStop"` // the daemon has died; before the release
 }
 
 // Hook is one command; without one nothing runs.
@@ -195,19 +196,21 @@ type NamedHook struct {
 	Event string
 	Hook
 	Bound bool // to a term: the guard runs it
+	Alone bool // the guard runs it without the daemon, which is dead
 }
 
 // All lists the hooks, set or not, in the order of the file.
 func (h Hooks) All() []NamedHook {
 	return []NamedHook{
-		{"prePromote", h.PrePromote, true},
-		{"postPromote", h.PostPromote, true},
-		{"preDemote", h.PreDemote, true},
-		{"postDemote", h.PostDemote, false},
-		{"onRoleChange", h.OnRoleChange, false},
-		{"onFencingFailed", h.OnFencingFailed, false},
-		{"onStoreLost", h.OnStoreLost, false},
-		{"onStoreBack", h.OnStoreBack, false},
+		{"prePromote", h.PrePromote, true, false},
+		{"postPromote", h.PostPromote, true, false},
+		{"preDemote", h.PreDemote, true, false},
+		{"postDemote", h.PostDemote, false, false},
+		{"onRoleChange", h.OnRoleChange, false, false},
+		{"onFencingFailed", h.OnFencingFailed, false, false},
+		{"onStoreLost", h.OnStoreLost, false, false},
+		{"onStoreBack", h.OnStoreBack, false, false},
+		{"guardStop", h.GuardStop, true, true},
 	}
 }
 
@@ -276,6 +279,7 @@ func Default() *Config {
 			OnFencingFailed: Hook{Timeout: 10 * time.Second},
 			OnStoreLost:     Hook{Timeout: 10 * time.Second},
 			OnStoreBack:     Hook{Timeout: 10 * time.Second},
+			GuardStop:       Hook{Timeout: 10 * time.Second},
 		},
 		Store: Store{S3: S3{PathStyle: "auto", SSE: "none"}},
 		Log:   Log{Level: "info", Format: "console"},

@@ -20,6 +20,7 @@ type Finals struct {
 	// added to Env as HA_TERM and HA_TOKEN. Empty: none.
 	Command []string
 	Env     []string
+	Dir     string        // of Command; empty: /
 	Timeout time.Duration // of Command; 0 means 5s
 }
 
@@ -44,7 +45,7 @@ func (g *guardian) runFinals() {
 	term := strconv.FormatUint(uint64(g.armed.Term), 10)
 	r := &run{
 		Run: Run{
-			Term: g.armed.Term, ID: finalID, Argv: f.Command,
+			Term: g.armed.Term, ID: finalID, Argv: f.Command, Dir: f.Dir,
 			Env: append(append([]string{}, f.Env...), "HA_TERM="+term, "HA_TOKEN="+term),
 		},
 		aux: &auxState{Aux: Aux{Timeout: or(f.Timeout, finalTime), OfStop: true}, end: Event{Exit: -1}},

@@ -205,7 +205,7 @@ type daemonOptions struct {
 	Adopt     bool
 	Final     []string // command of Finals; with it the role file is Dir/role
 	Outside   *Outside
-	Released  string   // where the release child leaves its note
+	Released  string // where the release child leaves its note
 }
 
 func (o daemonOptions) finals() Finals {

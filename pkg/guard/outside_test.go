@@ -104,10 +104,10 @@ func (d *daemon) answer(a string) {
 	}
 }
 
-// delegate runs the service until the job beats.
-func (d *daemon) begin(id uint64, stop, kill, end time.Duration) {
+// begin arms a long lease and runs the service until the job beats.
+func (d *daemon) begin(id uint64) {
 	d.t.Helper()
-	d.arm(1, stop, kill, end)
+	d.arm(1, time.Minute, 70*time.Second, 80*time.Second)
 	d.tell(order{Do: opStart, Term: 1, RunID: id, Argv: []string{"/bin/sh", "-c", client, d.dir}})
 	d.wait(Started)
 	d.beating("job")
@@ -153,7 +153,7 @@ func eachDelegating(t *testing.T, f func(d *daemon, e *engine)) {
 func TestOutsideStop(t *testing.T) {
 	t.Parallel()
 	eachDelegating(t, func(d *daemon, _ *engine) {
-		d.begin(1, time.Minute, 70*time.Second, 80*time.Second)
+		d.begin(1)
 		d.answer("1")
 		d.tell(order{Do: opStop, Term: 1})
 		if e := d.wait(Unproven, Empty); e.Kind != Unproven || !strings.Contains(e.Why, "exited with 1") {
@@ -179,7 +179,7 @@ func TestOutsideStop(t *testing.T) {
 func TestOutsideStopAgain(t *testing.T) {
 	t.Parallel()
 	d, _ := delegating(t, variants()[0])
-	d.begin(1, time.Minute, 70*time.Second, 80*time.Second)
+	d.begin(1)
 	deaf := filepath.Join(d.dir, "deaf")
 	if err := os.WriteFile(deaf, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -200,7 +200,7 @@ func TestOutsideStopAgain(t *testing.T) {
 func TestOutsideDaemonKilled(t *testing.T) {
 	t.Parallel()
 	eachDelegating(t, func(d *daemon, _ *engine) {
-		d.begin(1, time.Minute, 70*time.Second, 80*time.Second)
+		d.begin(1)
 		d.answer("3")
 		d.kill9(d.proc.Pid)
 		d.probed(3)
@@ -233,7 +233,7 @@ func (d *daemon) proven(name string) {
 func TestOutsideProbeHangs(t *testing.T) {
 	t.Parallel()
 	d, _ := delegating(t, variants()[0])
-	d.begin(1, time.Minute, 70*time.Second, 80*time.Second)
+	d.begin(1)
 	d.answer("hang")
 	const stop, kill, end = 1500 * time.Millisecond, 2500 * time.Millisecond, 3500 * time.Millisecond
 	t0 := boot()
@@ -263,7 +263,7 @@ func TestOutsideProbeHangs(t *testing.T) {
 func TestOutsideRestart(t *testing.T) {
 	t.Parallel()
 	d, _ := delegating(t, variants()[0])
-	d.begin(1, time.Minute, 70*time.Second, 80*time.Second)
+	d.begin(1)
 	d.answer("1")
 	d.tell(order{Do: opStart, Term: 1, RunID: 2, Argv: []string{"/bin/true"}})
 	d.wait(Refused) // the first one runs
@@ -280,7 +280,7 @@ func TestOutsideRestart(t *testing.T) {
 		t.Errorf("empty: %+v, want that of run 1 in a term that goes on", e)
 	}
 	d.proven("job")
-	d.begin(4, time.Minute, 70*time.Second, 80*time.Second)
+	d.begin(4)
 	d.tell(order{Do: opStop, Term: 1})
 	if e := d.wait(Empty); !e.Final {
 		t.Errorf("empty: %+v", e)

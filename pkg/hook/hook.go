@@ -25,7 +25,12 @@ const (
 	OnStoreBack     Event = "onStoreBack"     // it does again
 )
 
-// Events lists all events, in the order of a reign.
+// GuardStop is the event of the one hook that does not pass through a Queue: the
+// daemon has died, the service is proven gone, the release is not written yet.
+// The guard runs it by itself, see guard.Finals.
+const GuardStop Event = "guardStop"
+
+// Events lists all other events, in the order of a reign.
 func Events() []Event {
 	return []Event{PrePromote, PostPromote, PreDemote, PostDemote, OnRoleChange, OnFencingFailed, OnStoreLost, OnStoreBack}
 }

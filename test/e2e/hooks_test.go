@@ -14,6 +14,7 @@ import (
 	"github.com/understudy-ha/understudy/pkg/hook"
 	"github.com/understudy-ha/understudy/pkg/lease"
 	"github.com/understudy-ha/understudy/test/e2e/harness"
+	"github.com/understudy-ha/understudy/test/e2e/intervals"
 )
 
 // hookScript keeps what each hook is told, and vetoes where there is a file
@@ -217,5 +218,57 @@ func TestHooksThatHang(t *testing.T) {
 	p.WaitMaster(settle)
 	if strings.Contains(master.Log(), "HEARTBEAT_LATE") {
 		t.Error("a hook held up the heartbeat")
+	}
+}
+
+// TestGuardStopHook: when its daemon was killed the guard runs this hook, the
+// service being gone and the term not released, and does not wait for it longer
+// than its timeout. A daemon that ends in order runs it never.
+func TestGuardStopHook(t *testing.T) {
+	p := harness.NewPlane(t, harness.Options{Nodes: 2, Settings: harness.Preset("default")})
+	ran := filepath.Join(p.Dir, "ran")
+	script := filepath.Join(p.Dir, "last")
+	must(t, os.WriteFile(script, []byte("#!/bin/sh\nls \"$STORE\" >\"$RAN.$HA_NODE.tmp\"; env >>\"$RAN.$HA_NODE.tmp\"; mv \"$RAN.$HA_NODE.tmp\" \"$RAN.$HA_NODE\"\nexec sleep 1000\n"), 0o755)) //nolint:gosec // it is to be executed
+	for _, n := range p.Nodes {
+		n.Env = append(n.Env, "RAN="+ran, "STORE="+filepath.Join(p.Store, "lease"))
+		n.Set("hooks.guardStop.command", []string{script})
+		n.Set("hooks.guardStop.timeout", "1s")
+	}
+	master := p.StartAndWait(settle)
+	old := p.Latest()
+	at := master.Kill(harness.Daemon)
+	path := ran + "." + master.ID()
+	if !harness.Poll(settle, func() bool { _, err := os.Stat(path); return err == nil }) {
+		t.Fatal("the hook did not run")
+	}
+	began := intervals.Now()
+	old = p.Tree(old.ID)
+	if old.Last > began {
+		t.Errorf("%v lived when the hook ran", old)
+	}
+	next := p.WaitStart(at, defaultT)
+	another(t, p, next, master)
+	took := next.Start.Sub(at)
+	harness.Figures(t, "kill -9 of the daemon to the next start, with a guardStop hook that hangs for its timeout of 1s", []time.Duration{took})
+	if took < time.Second || took > defaultT/2 {
+		t.Errorf("the next start came %v after the kill, want it after the hook's timeout and long before the lease ends", took)
+	}
+	b, err := os.ReadFile(path)
+	must(t, err)
+	told := "\n" + string(b)
+	for _, want := range []string{"HA_EVENT=guardStop", fmt.Sprintf("HA_TERM=%d", old.Term), fmt.Sprintf("HA_TOKEN=%d", old.Term), "HA_NODE=" + master.ID()} {
+		if !strings.Contains(told, "\n"+want+"\n") {
+			t.Errorf("the hook was not told %s: %s", want, told)
+		}
+	}
+	name, _, _ := strings.Cut(string(b), "\n")
+	if v, err := lease.ParseValue([]byte(name)); err != nil || !v.Held || uint64(v.Term) != old.Term {
+		t.Errorf("the register was %q (%v) when the hook ran, want it held", name, err)
+	}
+	master = p.NodeOf(next)
+	p.WaitMaster(settle)
+	master.Stop(settle)
+	if _, err := os.Stat(ran + "." + master.ID()); err == nil {
+		t.Error("the hook ran at an orderly end")
 	}
 }
