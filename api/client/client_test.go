@@ -77,6 +77,13 @@ func (n *node) Nudge()          { n.calls = append(n.calls, "nudge") }
 
 type oneUser struct{}
 
+func (oneUser) Known(string, string) bool { return false }
+
+// gate lets the users of auth do everything.
+func gate(auth server.Auth) func() *server.Gate {
+	return func() *server.Gate { return &server.Gate{Users: auth} }
+}
+
 func (oneUser) Check(_ context.Context, user, password string) error {
 	if user == "admin" && password == "one" {
 		return nil
@@ -86,7 +93,7 @@ func (oneUser) Check(_ context.Context, user, password string) error {
 
 func start(t *testing.T, n *node) *httptest.Server {
 	t.Helper()
-	s := httptest.NewTLSServer(server.New(n, server.Options{Auth: oneUser{}}))
+	s := httptest.NewTLSServer(server.New(n, server.Options{Gate: gate(oneUser{})}))
 	t.Cleanup(s.Close)
 	return s
 }
@@ -374,7 +381,7 @@ func TestGeneratedCredentialsAndCertificate(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- server.Serve(ctx, ln, server.New(master(), server.Options{Auth: auth}), server.TLSConfig(cert), nil)
+		ended <- server.Serve(ctx, ln, server.New(master(), server.Options{Gate: gate(auth)}), server.TLSConfig(cert), nil)
 	}()
 	c := connect(t, client.Options{User: cred.User, Password: cred.Password, CA: ca}, ln.Addr().String())
 	if st, err := c.State(t.Context()); err != nil || st != v1.StateMaster {

@@ -26,6 +26,9 @@ type Auth interface {
 	// Check returns nil when the password is the user's, ErrUnauthorized when
 	// not, ErrBusy or ctx's error when that could not be found out in time.
 	Check(ctx context.Context, user, password string) error
+	// Known reports, at once, whether Check has found that password right
+	// before. No is no answer: ask Check.
+	Known(user, password string) bool
 }
 
 // What Auth.Check returns.
@@ -33,18 +36,6 @@ var (
 	ErrUnauthorized = errors.New("unknown user or wrong password")
 	ErrBusy         = errors.New("too many attempts to log in at the moment; try again")
 )
-
-// nobody lets nobody in.
-type nobody struct{}
-
-func (nobody) Check(context.Context, string, string) error { return ErrUnauthorized }
-
-// Anyone lets everybody in without asking for a password. It is for
-// development only.
-type Anyone struct{}
-
-// Check lets everybody in.
-func (Anyone) Check(context.Context, string, string) error { return nil }
 
 const (
 	// maxCost is the highest bcrypt cost taken: each step doubles the time of
@@ -158,15 +149,25 @@ func LoadHTPasswd(path string) (*HTPasswd, error) {
 	return ParseHTPasswd(path, b)
 }
 
+// Has reports whether there is a user of that name.
+func (a *HTPasswd) Has(user string) bool { return a.hashes[user] != nil }
+
+// Known implements Auth.
+func (a *HTPasswd) Known(user, password string) bool {
+	m := a.mac(user, password)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	v, ok := a.verified[user]
+	return ok && hmac.Equal(v[:], m[:])
+}
+
 // Check implements Auth.
 func (a *HTPasswd) Check(ctx context.Context, user, password string) error {
-	m := a.mac(user, password)
-
-	a.mu.Lock()
-	if v, ok := a.verified[user]; ok && hmac.Equal(v[:], m[:]) {
-		a.mu.Unlock()
+	if a.Known(user, password) {
 		return nil
 	}
+	m := a.mac(user, password)
+	a.mu.Lock()
 	if _, ok := a.refused[m]; ok {
 		a.mu.Unlock()
 		return ErrUnauthorized
@@ -268,10 +269,10 @@ func (a *HTPasswd) mac(user, password string) mac {
 // Credentials are a user and a password in plain text, to be shown once.
 type Credentials struct{ User, Password string }
 
-const (
-	generatedUser = "admin"
-	htpasswdFile  = "htpasswd"
-)
+// HTPasswdFile is where GenerateCredentials keeps the user, in dataDir.
+const HTPasswdFile = "htpasswd"
+
+const generatedUser = "admin"
 
 // GenerateCredentials is for a node that no user was configured for: it makes
 // the user admin with a random password and keeps the hash in
@@ -283,7 +284,7 @@ func GenerateCredentials(dataDir string) (*HTPasswd, *Credentials, error) {
 }
 
 func generateCredentials(dataDir string, cost int) (*HTPasswd, *Credentials, error) {
-	path := filepath.Join(dataDir, htpasswdFile)
+	path := filepath.Join(dataDir, HTPasswdFile)
 	remedy := fmt.Sprintf("repair it, or remove it to have a new password made and printed: rm %s", path)
 	auth, err := LoadHTPasswd(path)
 	if err == nil {

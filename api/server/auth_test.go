@@ -299,7 +299,7 @@ func TestGenerateCredentialsByManyAtOnce(t *testing.T) {
 // The whole way, over HTTP.
 func TestBasicAuthOverHTTP(t *testing.T) {
 	a, n := counted(t, hashed(t, "admin", secret))
-	g := newRig(t, status(lease.StateStandby), Options{Auth: a})
+	g := newRig(t, status(lease.StateStandby), Options{Gate: gate(Gate{Users: a})})
 	for range 20 {
 		if r := g.ask(http.MethodGet, "/v1/server/ha/state", ""); r.code != 200 || r.body != `"STANDBY"` {
 			t.Fatalf("%d %s", r.code, r.body)

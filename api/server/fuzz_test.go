@@ -21,7 +21,7 @@ func FuzzRequests(f *testing.F) {
 	f.Add("OPTIONS", "*", "", "", true)
 	health := map[string]bool{}
 	for _, rt := range routes() {
-		if rt.health && rt.role == open && rt.path != "/v1/server/ha/health" {
+		if rt.health && rt.role == Open && rt.path != "/v1/server/ha/health" {
 			health[rt.path] = true
 		}
 	}
@@ -37,7 +37,7 @@ func FuzzRequests(f *testing.F) {
 			req.SetBasicAuth("admin", secret)
 		}
 		w := &discard{h: http.Header{}}
-		New(node, Options{Auth: fixedAuth{}}).ServeHTTP(w, req)
+		New(node, Options{Gate: gate(Gate{Users: fixedAuth{}})}).ServeHTTP(w, req)
 		if w.code == http.StatusInternalServerError || w.code/100 == 3 || w.code < 200 || w.code > 599 {
 			t.Errorf("%d", w.code)
 		}

@@ -3,11 +3,13 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/gorilla/mux"
 	"go.uber.org/zap"
 
 	"github.com/understudy-ha/understudy/api"
@@ -124,13 +126,37 @@ func getHistory(_ *server, r *request) response {
 	return asJSON(http.StatusOK, r.reigns(lease.Term(since), int(limit)))
 }
 
+// nudgesPerSecond is how many nudges a node takes: each costs one read of the
+// register, and anybody may send them.
+const nudgesPerSecond = 5
+
 func nudge(s *server, r *request) response {
-	if !s.nudges.allow(r.now) {
+	if !s.nudges.allow(r.now, nudgesPerSecond, nudgesPerSecond) {
 		return failure(http.StatusTooManyRequests, "too many nudges: the register is read soon anyhow", "").
 			with("Retry-After", "1")
 	}
 	s.node.Nudge()
 	return noContent()
+}
+
+func getTerm(_ *server, r *request) response {
+	return asJSON(http.StatusOK, v1.Term{Term: uint64(r.Term), HolderID: orNull(string(r.leader()))})
+}
+
+// checkTerm is for a service, or the storage behind it, that wants to know
+// whether a fencing token is the present master's: 200 only from the master
+// itself, 412 for a token that is surely over, 503 when this node can not tell.
+func checkTerm(_ *server, r *request) response {
+	token, err := strconv.ParseUint(r.URL.Query().Get("token"), 10, 64)
+	switch {
+	case err != nil || token > uint64(lease.MaxTerm):
+		return failure(http.StatusBadRequest, "token must be a term: a whole number from 0 to "+strconv.FormatUint(uint64(lease.MaxTerm), 10), "")
+	case token < uint64(r.Term):
+		return failure(http.StatusPreconditionFailed, fmt.Sprintf("token %d is over: the highest term seen is %d", token, r.Term), "")
+	case r.serving() && token == uint64(r.Term):
+		return asJSON(http.StatusOK, v1.Term{Term: token, HolderID: orNull(string(r.Node))})
+	}
+	return failure(http.StatusServiceUnavailable, "unknown: this node is not the MASTER of that term", "ask the master: see "+v1.HeaderMaster)
 }
 
 func getUp(_ *server, r *request) response           { return asJSON(http.StatusOK, r.up()) }
@@ -141,6 +167,12 @@ func getShuttingDown(_ *server, r *request) response { return asJSON(http.Status
 // lists them by default.
 var sensitiveTokens = []string{
 	"password", "passwd", "passphrase", "secret", "private", "access.cert", "access.key", "credential",
+}
+
+// Sensitive reports whether a name marks its value as secret.
+func Sensitive(name string) bool {
+	name = strings.ToLower(name)
+	return slices.ContainsFunc(sensitiveTokens, func(t string) bool { return strings.Contains(name, t) })
 }
 
 func getUpExtended(s *server, r *request) response {
@@ -158,6 +190,45 @@ func getVersion(s *server, r *request) response {
 		BuildSHA1: orNull(s.opt.Build.SHA1), BuildBranch: orNull(s.opt.Build.Branch),
 		Features: append([]string{}, s.opt.Build.Features...),
 	})
+}
+
+// getConfig answers with one value of the configuration; 204 when it has none.
+// A key that does not exist has none either: Brooklyn's clients ask for any.
+func getConfig(s *server, r *request) response {
+	if s.opt.Config == nil {
+		return noContent()
+	}
+	v, ok := s.opt.Config(mux.Vars(r.Request)["key"])
+	if !ok {
+		return noContent()
+	}
+	return asJSON(http.StatusOK, v)
+}
+
+// reload has the configuration read again. What changed and can not be reloaded
+// is named in a header, since 204 has no body.
+func reload(s *server, r *request) response {
+	if s.opt.Reload == nil {
+		return failure(http.StatusUnprocessableEntity, "this node has nothing to reload", "")
+	}
+	restart, err := s.opt.Reload(r.Context())
+	if err != nil {
+		return failure(http.StatusUnprocessableEntity, "nothing was reloaded: the configuration is not valid", err.Error())
+	}
+	resp := noContent()
+	if len(restart) > 0 {
+		resp = resp.with(v1.HeaderRestartNeeded, strings.Join(restart, ","))
+	}
+	return resp
+}
+
+// logout ends no session, for there are none; a browser that is asked for its
+// password again forgets the one it has. Brooklyn's own clients do this last.
+func logout(_ *server, r *request) response {
+	if strings.HasSuffix(r.URL.Path, "/unauthorize") {
+		return *unauthorized()
+	}
+	return noContent()
 }
 
 // getPlaneID answers with the bare id; empty before the register was read.
@@ -187,7 +258,6 @@ func shutdown(s *server, r *request) response {
 	if who == "" {
 		who = "anonymous"
 	}
-	s.opt.Logger.Info("shutdown asked for", zap.String("user", who), zap.String("remote", r.RemoteAddr))
 	s.node.Shutdown("asked for by " + who)
 	return noContent()
 }

@@ -54,14 +54,29 @@ func (resp response) with(key, value string) response {
 	return resp
 }
 
+// common is on every answer. The slices are shared and never changed: proxies
+// ask several times a second. There is no Strict-Transport-Security: it would
+// hold for every port of the host.
+var common = []struct {
+	name  string
+	value []string
+}{
+	{"Cache-Control", []string{"no-cache, no-store"}},
+	{"Pragma", []string{"no-cache"}},
+	{"Expires", []string{"0"}},
+	{"X-Content-Type-Options", []string{"nosniff"}},
+	{"X-Frame-Options", []string{"DENY"}},
+	{"Referrer-Policy", []string{"no-referrer"}},
+	{"Content-Security-Policy", []string{"default-src 'none'; frame-ancestors 'none'"}},
+}
+
 // write sends the response. Nothing here may be kept by anybody: what was true
 // a moment ago need not be now.
 func (resp response) write(w http.ResponseWriter) {
 	h := w.Header()
-	h["Cache-Control"] = []string{"no-cache, no-store"}
-	h["Pragma"] = []string{"no-cache"}
-	h["Expires"] = []string{"0"}
-	h["X-Content-Type-Options"] = []string{"nosniff"}
+	for _, c := range common {
+		h[c.name] = c.value
+	}
 	for k, v := range resp.header {
 		h[k] = v
 	}

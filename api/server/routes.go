@@ -3,80 +3,88 @@ package server
 import (
 	"net/http"
 	"slices"
-)
-
-// role says who may use a route.
-type role int
-
-const (
-	// open: anybody, without a password.
-	open role = iota
-	// viewer: any known user; sees and changes nothing.
-	viewer
-	// operator: may change the plane. Every known user is one.
-	operator
+	"strings"
+	"time"
 )
 
 // route is one line of the table.
 type route struct {
 	methods []string
 	path    string
-	role    role
+	role    Role
 	// anyNode: a write that a node takes also when it is not MASTER. GET, HEAD
 	// and OPTIONS need no exemption.
 	anyNode bool
 	// slow: the answer comes when the change is complete, which may take
 	// longer than the server's timeouts.
 	slow bool
-	// health: carries the X-HA- headers.
+	// health: carries the X-HA- headers. Open health paths can be closed by
+	// Gate.CloseHealth.
 	health bool
+	// raw: the handler reads the body of a write itself. Otherwise that must be
+	// a form, or nothing; anything else is 415.
+	raw bool
+	// limit is how long the body may be, in bytes; 0 is maxBody, below 0 there
+	// is no limit.
+	limit int64
+	// silent: not worth a line of the audit log, although it is a write.
+	silent bool
 	handle func(s *server, r *request) response
 }
 
-// routes is the whole REST interface. api/openapi.yaml describes the same
-// routes; a test holds one against the other.
+// routes is the whole REST interface. The router, who may do what, what may be
+// sent, and the tests of all that follow from this table.
+// api/openapi.yaml describes the same routes; a test holds one against the
+// other.
 func routes() []route {
 	var table []route
 	for _, q := range questions() {
 		for _, name := range q.names {
 			for _, path := range []string{name, "/v1/server/ha" + name} {
-				table = append(table, route{methods: probe, path: path, role: open, health: true, handle: q.ask})
+				table = append(table, route{methods: probe, path: path, role: Open, health: true, handle: q.ask})
 			}
 		}
 	}
 	return append(table, []route{
-		{methods: probe, path: "/v1/server/ha/health", role: open, health: true, handle: haHealth},
-		{methods: probe, path: "/metrics", role: open, health: true, handle: getMetricsText},
-		{methods: post, path: "/v1/server/ha/nudge", role: open, anyNode: true, handle: nudge},
+		{methods: probe, path: "/v1/server/ha/health", role: Open, health: true, handle: haHealth},
+		{methods: probe, path: "/metrics", role: Open, health: true, handle: getMetricsText},
+		{methods: post, path: "/v1/server/ha/nudge", role: Open, anyNode: true, silent: true, handle: nudge},
 
-		{methods: get, path: "/v1/server/ha/state", role: viewer, health: true, handle: getState},
-		{methods: post, path: "/v1/server/ha/state", role: operator, slow: true, handle: setState},
-		{methods: get, path: "/v1/server/ha/states", role: viewer, handle: getStates},
-		{methods: post, path: "/v1/server/ha/states/clear", role: operator, handle: clearStates},
-		{methods: post, path: "/v1/server/ha/states/clear/node", role: operator, handle: clearNode},
-		{methods: get, path: "/v1/server/ha/priority", role: viewer, handle: getPriority},
-		{methods: post, path: "/v1/server/ha/priority", role: operator, handle: setPriority},
-		{methods: get, path: "/v1/server/ha/metrics", role: viewer, handle: getMetrics},
-		{methods: get, path: "/v1/server/ha/history", role: viewer, handle: getHistory},
+		{methods: get, path: "/v1/server/ha/state", role: Viewer, health: true, handle: getState},
+		{methods: post, path: "/v1/server/ha/state", role: Operator, slow: true, handle: setState},
+		{methods: get, path: "/v1/server/ha/states", role: Viewer, handle: getStates},
+		{methods: post, path: "/v1/server/ha/states/clear", role: Operator, handle: clearStates},
+		{methods: post, path: "/v1/server/ha/states/clear/node", role: Operator, handle: clearNode},
+		{methods: get, path: "/v1/server/ha/priority", role: Viewer, handle: getPriority},
+		{methods: post, path: "/v1/server/ha/priority", role: Operator, handle: setPriority},
+		{methods: get, path: "/v1/server/ha/metrics", role: Viewer, handle: getMetrics},
+		{methods: get, path: "/v1/server/ha/history", role: Viewer, handle: getHistory},
+		{methods: get, path: "/v1/server/ha/term", role: Viewer, health: true, handle: getTerm},
+		{methods: get, path: "/v1/server/ha/term/check", role: Viewer, health: true, handle: checkTerm},
 
-		{methods: get, path: "/v1/server/up", role: viewer, handle: getUp},
-		{methods: get, path: "/v1/server/healthy", role: viewer, handle: getHealthy},
-		{methods: get, path: "/v1/server/shuttingDown", role: viewer, handle: getShuttingDown},
-		{methods: get, path: "/v1/server/up/extended", role: viewer, handle: getUpExtended},
-		{methods: get, path: "/v1/server/version", role: viewer, handle: getVersion},
-		{methods: get, path: "/v1/server/planeid", role: viewer, handle: getPlaneID},
-		{methods: get, path: "/v1/server/user", role: viewer, handle: getUser},
-		{methods: post, path: "/v1/server/shutdown", role: operator, anyNode: true, handle: shutdown},
+		{methods: get, path: "/v1/server/up", role: Viewer, handle: getUp},
+		{methods: get, path: "/v1/server/healthy", role: Viewer, handle: getHealthy},
+		{methods: get, path: "/v1/server/shuttingDown", role: Viewer, handle: getShuttingDown},
+		{methods: get, path: "/v1/server/up/extended", role: Viewer, handle: getUpExtended},
+		{methods: get, path: "/v1/server/version", role: Viewer, handle: getVersion},
+		{methods: get, path: "/v1/server/planeid", role: Viewer, handle: getPlaneID},
+		{methods: get, path: "/v1/server/user", role: Viewer, handle: getUser},
+		{methods: get, path: "/v1/server/config/{key}", role: Operator, handle: getConfig},
+		{methods: post, path: "/v1/server/properties/reload", role: Admin, anyNode: true, handle: reload},
+		{methods: post, path: "/v1/server/shutdown", role: Admin, anyNode: true, handle: shutdown},
 
-		{methods: get, path: "/v1/server/service", role: viewer, handle: getService},
-		{methods: get, path: "/v1/server/service/logs", role: operator, handle: getServiceLogs},
-		{methods: post, path: "/v1/server/service/start", role: operator, anyNode: true, slow: true, handle: startService},
-		{methods: post, path: "/v1/server/service/stop", role: operator, anyNode: true, slow: true, handle: stopService},
-		{methods: post, path: "/v1/server/service/restart", role: operator, anyNode: true, slow: true, handle: restartService},
-		{methods: post, path: "/v1/server/service/reset-failures", role: operator, anyNode: true, slow: true, handle: resetFailures},
+		{methods: get, path: "/v1/server/service", role: Viewer, handle: getService},
+		{methods: get, path: "/v1/server/service/logs", role: Operator, handle: getServiceLogs},
+		{methods: post, path: "/v1/server/service/start", role: Operator, anyNode: true, slow: true, handle: startService},
+		{methods: post, path: "/v1/server/service/stop", role: Operator, anyNode: true, slow: true, handle: stopService},
+		{methods: post, path: "/v1/server/service/restart", role: Operator, anyNode: true, slow: true, handle: restartService},
+		{methods: post, path: "/v1/server/service/reset-failures", role: Operator, anyNode: true, slow: true, handle: resetFailures},
 
-		{methods: get, path: "/v1/access", role: viewer, handle: getAccess},
-		{methods: get, path: "/v1/openapi.yaml", role: open, handle: getOpenAPI},
+		{methods: get, path: "/v1/access", role: Viewer, handle: getAccess},
+		{methods: post, path: "/v1/logout", role: Open, anyNode: true, silent: true, handle: logout},
+		{methods: post, path: "/v1/logout/unauthorize", role: Open, anyNode: true, silent: true, handle: logout},
+		{methods: post, path: "/v1/logout/{user}", role: Open, anyNode: true, silent: true, handle: logout},
+		{methods: get, path: "/v1/openapi.yaml", role: Open, handle: getOpenAPI},
 	}...)
 }
 
@@ -90,4 +98,25 @@ var (
 // isWrite reports whether the method may change something.
 func isWrite(method string) bool {
 	return !slices.Contains(probe, method)
+}
+
+// maxBody is the longest request body, in bytes, of routes that say nothing
+// else.
+const maxBody = 64 << 10
+
+func (rt route) maxBody() int64 {
+	if rt.limit == 0 {
+		return maxBody
+	}
+	return rt.limit
+}
+
+// slowLimit bounds how long a slow route may take to answer.
+const slowLimit = 10 * time.Minute
+
+// matches reports whether a path is one of the route's, whose {names} stand for
+// one part each.
+func (rt route) matches(path string) bool {
+	want, got := strings.Split(rt.path, "/"), strings.Split(path, "/")
+	return slices.EqualFunc(want, got, func(w, g string) bool { return w == g || strings.HasPrefix(w, "{") && g != "" })
 }

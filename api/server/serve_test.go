@@ -208,7 +208,7 @@ func TestHeadersOnTheWire(t *testing.T) {
 // A request under way is finished, a new one finds nobody.
 func TestServeStopsInOrder(t *testing.T) {
 	node := &fakeNode{st: mastering(), now: start, hang: make(chan struct{})}
-	addr, stop := served(t, New(node, Options{Auth: Anyone{}}), nil, defaultLimits())
+	addr, stop := served(t, New(node, Options{Gate: anyone}), nil, defaultLimits())
 	got := make(chan string, 1)
 	go func() { got <- postMode(t.Context(), "http", addr) }()
 	eventually(t, "the request arrives", func() bool { return len(node.called()) == 1 })
@@ -241,7 +241,7 @@ func TestServeStopsAnyhow(t *testing.T) {
 	node := &fakeNode{st: mastering(), now: start, hang: make(chan struct{})}
 	lim := defaultLimits()
 	lim.grace = 50 * time.Millisecond
-	addr, stop := served(t, New(node, Options{Auth: Anyone{}}), nil, lim)
+	addr, stop := served(t, New(node, Options{Gate: anyone}), nil, lim)
 	got := make(chan string, 1)
 	go func() { got <- postMode(t.Context(), "http", addr) }()
 	eventually(t, "the request arrives", func() bool { return len(node.called()) == 1 })
@@ -264,7 +264,7 @@ func TestSlowRouteOutlivesTheTimeouts(t *testing.T) {
 	for scheme, conf := range map[string]*tls.Config{"http": nil, "https": TLSConfig(cert)} {
 		t.Run(scheme, func(t *testing.T) {
 			node := &fakeNode{st: mastering(), now: start, hang: make(chan struct{})}
-			addr, _ := served(t, New(node, Options{Auth: Anyone{}}), conf, lim)
+			addr, _ := served(t, New(node, Options{Gate: anyone}), conf, lim)
 
 			dumb, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", addr)
 			if err != nil {

@@ -3,11 +3,11 @@ package server
 import (
 	"context"
 	"errors"
+	"mime"
 	"net/http"
 	"runtime/debug"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/gorilla/mux"
@@ -15,7 +15,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/understudy-ha/understudy/api/v1"
-	"github.com/understudy-ha/understudy/pkg/lease"
 )
 
 // NonMaster says what a node that is not MASTER does with a write it may not
@@ -31,10 +30,21 @@ const (
 // Options are what New can be told besides the node. The zero value works: it
 // refuses every request that needs a password.
 type Options struct {
-	Logger    *zap.Logger // nil: no log
-	Auth      Auth        // nil: nobody is let in
-	NonMaster NonMaster   // empty: NonMasterForbid
+	Logger *zap.Logger // nil: no log
+	// Gate returns who is let in at this moment; nil: nobody.
+	Gate func() *Gate
+	// NonMaster returns what is done with writes for the MASTER; nil:
+	// NonMasterForbid.
+	NonMaster func() NonMaster
 	Build     Build
+	// Config returns the value of a key of the configuration in YAML, secrets
+	// masked, and whether there is such a key and it has a value. nil: there is
+	// none.
+	Config func(key string) (value any, ok bool)
+	// Reload reads the configuration again and returns the keys that changed
+	// and need a restart. An error means that nothing was changed. nil: nothing
+	// can be reloaded.
+	Reload func(ctx context.Context) (restart []string, err error)
 	// Collectors add to /metrics what the node does not know, as of its store.
 	Collectors []prometheus.Collector
 	// StoreRequests says how many requests of each kind were sent to the store
@@ -53,54 +63,67 @@ type Build struct {
 	Features []string
 }
 
-// maxBody is the longest request body, in bytes, of every route there is.
-const maxBody = 64 << 10
-
-// slowLimit bounds how long a slow route may take to answer.
-const slowLimit = 10 * time.Minute
-
 type server struct {
-	node   Node
-	opt    Options
-	nudges limiter
+	node     Node
+	opt      Options
+	auditLog *zap.Logger
+	nudges   limiter
+	logins   logins
+	rates    rates
+	foreign  *http.CrossOriginProtection
 
 	registry *prometheus.Registry
 }
 
 // New returns the handler of the node's REST interface.
-func New(node Node, opt Options) http.Handler {
+func New(node Node, opt Options) http.Handler { return newServer(node, opt).router() }
+
+func newServer(node Node, opt Options) *server {
 	if opt.Logger == nil {
 		opt.Logger = zap.NewNop()
 	}
-	if opt.Auth == nil {
-		opt.Auth = nobody{}
+	if opt.Gate == nil {
+		opt.Gate = func() *Gate { return &Gate{} }
 	}
-	if opt.NonMaster == "" {
-		opt.NonMaster = NonMasterForbid
+	if opt.NonMaster == nil {
+		opt.NonMaster = func() NonMaster { return NonMasterForbid }
 	}
 	if opt.Wall == nil {
 		opt.Wall = time.Now
 	}
-	s := &server{node: node, opt: opt, registry: newRegistry(node, opt)}
+	return &server{
+		node: node, opt: opt, auditLog: opt.Logger.Named("audit"),
+		foreign: http.NewCrossOriginProtection(), registry: newRegistry(node, opt),
+	}
+}
 
+func (s *server) router() http.Handler {
 	// Cleaning a path means redirecting, and a health path never redirects.
 	m := mux.NewRouter().SkipClean(true)
-	allowed := map[string][]string{}
 	for _, rt := range routes() {
 		m.Handle(rt.path, s.handler(rt)).Methods(rt.methods...)
-		allowed[rt.path] = append(allowed[rt.path], rt.methods...)
 	}
 	m.NotFoundHandler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		failure(http.StatusNotFound, "no such path: "+r.URL.Path, "GET /v1/openapi.yaml lists what there is").write(w)
 	})
 	m.MethodNotAllowedHandler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		methods := slices.Clone(allowed[r.URL.Path])
-		slices.Sort(methods)
-		allow := strings.Join(slices.Compact(methods), ", ")
+		allow := strings.Join(methodsOf(r.URL.Path), ", ")
 		failure(http.StatusMethodNotAllowed, r.Method+" is not possible here, only "+allow, "").
 			with("Allow", allow).write(w)
 	})
 	return m
+}
+
+// methodsOf are the methods of a path, sorted.
+func methodsOf(path string) []string {
+	var methods []string
+	for _, rt := range routes() {
+		if rt.matches(path) {
+			methods = append(methods, rt.methods...)
+		}
+	}
+	slices.Sort(methods)
+	return slices.Compact(methods)
 }
 
 // request is what a handler gets: the picture that all of its answer is taken
@@ -108,51 +131,110 @@ func New(node Node, opt Options) http.Handler {
 type request struct {
 	*http.Request
 	picture
-	user string // empty on open routes
+	caller
 }
 
+// handler does for a route what the table says of it, in an order in which
+// nobody learns or costs more than he may.
 func (s *server) handler(rt route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, hr *http.Request) {
 		defer s.recoverFrom(w, hr)
+		began := time.Now()
 		r := &request{Request: hr}
-		if rt.role != open {
-			user, refused := s.authenticate(hr)
-			if refused != nil {
-				refused.write(w)
-				return
-			}
-			r.user = user
-		}
-		if hr.Body != nil && hr.Body != http.NoBody {
-			hr.Body = http.MaxBytesReader(w, hr.Body, maxBody)
-		}
-		write := isWrite(hr.Method)
-		if write {
-			if err := hr.ParseForm(); err != nil {
-				badForm(err).write(w)
-				return
-			}
-			if rt.slow {
-				// Nobody but the client itself may cut this answer off. Fails only
-				// with a ResponseWriter that has no deadlines to begin with.
-				_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(slowLimit))
-			}
-		}
-		r.picture = look(s.node) // last: passwords take time, and time counts against the lease
-		if write && !rt.anyNode && !r.serving() && !insists(hr) {
-			s.notMaster(r).write(w)
-			return
-		}
-		resp := rt.handle(s, r)
-		if rt.health {
-			haHeaders(w.Header(), r.picture)
-		}
+		resp := s.answer(w, rt, r)
 		if resp.stream != nil {
 			s.sendStream(w, hr, resp)
-			return
+		} else {
+			resp.write(w)
 		}
-		resp.write(w)
+		// Refused logins have a line of their own.
+		if write := isWrite(hr.Method) && !rt.silent; r.role != Open && (write || resp.status == http.StatusForbidden) {
+			s.audit(hr, r.caller, resp.status, time.Since(began))
+		}
 	})
+}
+
+// answer finds out whether the request may be made at all, and has it done.
+func (s *server) answer(w http.ResponseWriter, rt route, r *request) response {
+	if refused := s.enter(rt, r); refused != nil {
+		return *refused
+	}
+	write := isWrite(r.Method)
+	if refused := s.receive(w, rt, r.Request, write); refused != nil {
+		return *refused
+	}
+	r.picture = look(s.node) // last: passwords take time, and time counts against the lease
+	if write && !rt.anyNode && !r.serving() && !insists(r.Request) {
+		return s.notMaster(r)
+	}
+	resp := rt.handle(s, r)
+	if rt.health {
+		haHeaders(w.Header(), r.picture)
+	}
+	return resp
+}
+
+// enter says who is asking and whether he may.
+func (s *server) enter(rt route, r *request) *response {
+	g := s.opt.Gate()
+	needs := g.needs(rt)
+	if needs == Open && len(g.Allow) == 0 {
+		return nil // health paths, as a rule
+	}
+	exact, addr := clientAddr(r.Request)
+	if !g.admits(exact) {
+		resp := failure(http.StatusForbidden, "this address is not allowed here", "server.allow lists those that are")
+		return &resp
+	}
+	if needs == Open {
+		return nil
+	}
+	if !s.rates.allow(addr, s.node.Now(), g.Rate) {
+		resp := tooMany("too many requests from this address", time.Second)
+		return &resp
+	}
+	var refused *response
+	if r.caller, refused = s.authenticate(g, r.Request, addr); refused != nil {
+		return refused
+	}
+	if r.role < needs {
+		return denied(r.caller, needs)
+	}
+	// A browser sends a password it knows along with any site's request.
+	if err := s.foreign.Check(r.Request); err != nil {
+		resp := failure(http.StatusForbidden, "a page of another site asked for this", err.Error())
+		return &resp
+	}
+	return nil
+}
+
+// receive bounds and reads what is sent along.
+func (s *server) receive(w http.ResponseWriter, rt route, r *http.Request, write bool) *response {
+	if limit := rt.maxBody(); limit >= 0 && r.Body != nil && r.Body != http.NoBody {
+		r.Body = http.MaxBytesReader(w, r.Body, limit)
+	}
+	if rt.slow || rt.limit < 0 {
+		// Nobody but the client itself may cut this answer off. Fails only with
+		// a ResponseWriter that has no deadlines to begin with.
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(slowLimit))
+	}
+	if !write || rt.raw {
+		return nil
+	}
+	if ctype := r.Header.Get("Content-Type"); ctype != "" && r.ContentLength != 0 && !isForm(ctype) {
+		resp := failure(http.StatusUnsupportedMediaType, "this takes application/x-www-form-urlencoded, not "+ctype, "")
+		return &resp
+	}
+	if err := r.ParseForm(); err != nil {
+		resp := badForm(err)
+		return &resp
+	}
+	return nil
+}
+
+func isForm(ctype string) bool {
+	t, _, err := mime.ParseMediaType(ctype)
+	return err == nil && t == "application/x-www-form-urlencoded"
 }
 
 // recoverFrom keeps one broken handler from taking the node down, which would
@@ -181,7 +263,7 @@ const notMasterMessage = "This request is only permitted against an active prima
 
 func (s *server) notMaster(r *request) response {
 	uri := r.masterURI()
-	if s.opt.NonMaster == NonMasterRedirect && uri != "" && r.master() != r.Node {
+	if s.opt.NonMaster() == NonMasterRedirect && uri != "" && r.master() != r.Node {
 		return failure(http.StatusTemporaryRedirect, "this node is not MASTER", "").
 			with(v1.HeaderMaster, uri).
 			with("Location", strings.TrimRight(uri, "/")+r.URL.RequestURI())
@@ -195,58 +277,4 @@ func badForm(err error) response {
 		return failure(http.StatusRequestEntityTooLarge, "the request body is too long", err.Error())
 	}
 	return failure(http.StatusBadRequest, "the form could not be read", err.Error())
-}
-
-// authenticate returns the user, or the refusal to send.
-func (s *server) authenticate(r *http.Request) (string, *response) {
-	if _, anyone := s.opt.Auth.(Anyone); anyone {
-		return "", nil
-	}
-	user, password, ok := r.BasicAuth()
-	if !ok {
-		return "", unauthorized()
-	}
-	err := s.opt.Auth.Check(r.Context(), user, password)
-	switch {
-	case err == nil:
-		return user, nil
-	case errors.Is(err, ErrBusy), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		resp := failure(http.StatusServiceUnavailable, ErrBusy.Error(), "").with("Retry-After", "1")
-		return "", &resp
-	}
-	s.opt.Logger.Debug("a request was refused", zap.String("user", user), zap.String("remote", r.RemoteAddr), zap.Error(err))
-	return "", unauthorized()
-}
-
-func unauthorized() *response {
-	resp := text(http.StatusUnauthorized, "Authentication is required\n").
-		with("WWW-Authenticate", `BASIC realm="understudy"`)
-	return &resp
-}
-
-// limiter lets through a number of events per second of the node's own clock.
-type limiter struct {
-	mu    sync.Mutex
-	last  lease.Instant
-	avail float64
-}
-
-// nudgesPerSecond is how many nudges a node takes: each costs one read of the
-// register, and anybody may send them.
-const nudgesPerSecond = 5
-
-func (l *limiter) allow(now lease.Instant) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.last.IsZero() {
-		l.last, l.avail = now, nudgesPerSecond
-	}
-	if d := now.Shortest(l.last); d > 0 { // requests overtake one another
-		l.last, l.avail = now, min(nudgesPerSecond, l.avail+d.Seconds()*nudgesPerSecond)
-	}
-	if l.avail < 1 {
-		return false
-	}
-	l.avail--
-	return true
 }

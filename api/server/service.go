@@ -68,7 +68,6 @@ func (s *server) control(r *request, a ha.ServiceAction) response {
 	if s.opt.Service == nil {
 		return noService()
 	}
-	s.opt.Logger.Info("service", zap.String("action", string(a)), zap.String("user", r.user), zap.String("remote", r.RemoteAddr))
 	if err := s.opt.Service.Control(r.Context(), a); err != nil {
 		return s.refusal(r, string(a)+" the service", err).with(v1.HeaderMaster, r.masterURI())
 	}

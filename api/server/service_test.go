@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -36,6 +37,12 @@ func (f *fakeService) Control(_ context.Context, a ha.ServiceAction) error {
 		f.after(a)
 	}
 	return f.err
+}
+
+func (f *fakeService) asked() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.calls)
 }
 
 func (f *fakeService) Output(ctx context.Context, w io.Writer, lines int, follow bool) error {
@@ -172,7 +179,7 @@ func TestFollowedLogsArriveAndEndWithTheServer(t *testing.T) {
 	lim := defaultLimits()
 	lim.read, lim.write, lim.grace = 300*time.Millisecond, 300*time.Millisecond, time.Minute
 	served := make(chan error, 1)
-	h := New(&fakeNode{st: mastering(), now: start}, Options{Auth: fixedAuth{}, Service: f})
+	h := New(&fakeNode{st: mastering(), now: start}, Options{Gate: gate(Gate{Users: fixedAuth{}}), Service: f})
 	go func() { served <- serve(ctx, ln, h, nil, zap.NewNop(), lim) }()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+ln.Addr().String()+"/v1/server/service/logs?follow=true", nil)
 	if err != nil {

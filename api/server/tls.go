@@ -20,9 +20,10 @@ import (
 	"time"
 )
 
+// What LoadOrCreateCertificate makes in dataDir.
 const (
-	certificateFile = "tls.crt" // may be given to clients, as their CA file
-	keyFile         = "tls.key"
+	CertificateFile = "tls.crt" // may be given to clients, as their CA file
+	KeyFile         = "tls.key"
 )
 
 // certificateYears is how long a certificate made here is valid. It is kept
@@ -38,7 +39,7 @@ const certificateYears = 20
 // Files that can not be used are an error that names them and the remedy. They
 // are never replaced: somebody may have pinned them.
 func LoadOrCreateCertificate(dataDir string, hosts []string) (tls.Certificate, string, error) {
-	crtPath, keyPath := filepath.Join(dataDir, certificateFile), filepath.Join(dataDir, keyFile)
+	crtPath, keyPath := filepath.Join(dataDir, CertificateFile), filepath.Join(dataDir, KeyFile)
 	cert, err := loadOrCreateCertificate(crtPath, keyPath, hosts)
 	if err != nil {
 		return tls.Certificate{}, "", err
@@ -174,5 +175,15 @@ func TLSConfig(cert tls.Certificate) *tls.Config {
 	return &tls.Config{
 		MinVersion:   tls.VersionTLS12,
 		Certificates: []tls.Certificate{cert},
+		NextProtos:   []string{"h2", "http/1.1"},
+	}
+}
+
+// Renewable is what Serve should be given when the certificate may be renewed:
+// each handshake takes what current returns at that moment.
+func Renewable(current func() *tls.Config) *tls.Config {
+	return &tls.Config{
+		MinVersion:         tls.VersionTLS12,
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return current(), nil },
 	}
 }

@@ -38,6 +38,10 @@ const (
 	HeaderLeaseRemaining = "X-HA-Lease-Remaining-Ms" // left of this node's right to serve; 0 without one
 	HeaderWarning        = "X-HA-Warning"            // reason codes, comma-separated; left out when there are none
 
+	// HeaderRestartNeeded of a reload lists the keys that changed and take
+	// effect with the next start only, comma-separated.
+	HeaderRestartNeeded = "X-HA-Restart-Needed"
+
 	// HeaderAllowNonMaster with the value "true" lets a write through on a
 	// node that is not MASTER. HeaderAllowNonMasterBrooklyn is the same under
 	// the name Brooklyn's clients send.
@@ -146,6 +150,12 @@ type Phases struct {
 	Claimed  int64 `json:"claimed"`  // to the register held and read back
 	Started  int64 `json:"started"`  // to the service's start order
 	Ready    int64 `json:"ready"`    // to the service ready
+}
+
+// Term is the answer of GET /v1/server/ha/term and /term/check.
+type Term struct {
+	Term     uint64  `json:"term"`     // highest seen
+	HolderID *string `json:"holderId"` // who holds it; null when nobody is known to
 }
 
 // UpExtended is the answer of GET /v1/server/up/extended.

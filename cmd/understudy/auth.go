@@ -13,7 +13,7 @@ import (
 
 // passwordAuth lets one configured user in. Only a hash of the password stays
 // in memory.
-func passwordAuth(a config.Auth) (server.Auth, error) {
+func passwordAuth(a config.Auth) (*server.HTPasswd, error) {
 	password := a.Password
 	if a.PasswordFile != "" {
 		b, err := os.ReadFile(a.PasswordFile)

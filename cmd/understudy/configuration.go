@@ -70,6 +70,15 @@ func (c *configFlags) load(file string) (*config.Config, config.Warnings, error)
 	return conf, append(warn, more...), err
 }
 
+// again returns a way to load the configuration once more; nil if there is
+// none, because it came from standard input.
+func (c *configFlags) again(file string) func() (*config.Config, config.Warnings, error) {
+	if file == "-" {
+		return nil
+	}
+	return func() (*config.Config, config.Warnings, error) { return c.load(file) }
+}
+
 // clientConfig is what a client command may learn from the configuration of
 // this host's node: nil when there is none it can read. A file that was named
 // and can not be used is an error; the default one is merely passed over.

@@ -49,11 +49,11 @@ show the plane live, and say what to kill. A node that was killed is started
 again after a while. Ctrl-C ends everything and removes the directory.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			log, err := newLogger(config.Log{Level: "error"}, cmd.ErrOrStderr())
+			log, _, err := newLogger(config.Log{Level: "error"}, cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}
-			ctx, release := untilSignal(cmd.Context(), log)
+			ctx, release := untilSignal(cmd.Context(), log, func() {})
 			defer release()
 			if length > 0 {
 				var cancel context.CancelFunc

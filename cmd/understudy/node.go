@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"os/signal"
@@ -52,8 +50,9 @@ type daemon struct {
 	watch      *hook.Watch // feeds it
 	listener   net.Listener
 	agent      net.Listener // nil: none
-	tls        *tls.Config
-	auth       server.Auth
+	access     access
+	level      zap.AtomicLevel                                 // of log
+	reread     func() (*config.Config, config.Warnings, error) // nil: it can not be read again
 	uri        string
 	warnings   []string
 
@@ -90,7 +89,9 @@ func runNode(ctx context.Context, d *daemon) (err error) {
 	rest, stopRest := context.WithCancel(context.WithoutCancel(ctx))
 	served := make(chan error, 1)
 	opt := server.Options{
-		Logger: d.log, Auth: d.auth, NonMaster: server.NonMaster(d.cfg.Server.NonMaster), Build: server.Build{SHA1: build().Commit},
+		Logger: d.log, Gate: d.access.gate.Load, Reload: d.reload, Build: server.Build{SHA1: build().Commit},
+		NonMaster:  func() server.NonMaster { return server.NonMaster(d.access.cfg.Load().Server.NonMaster) },
+		Config:     func(key string) (any, bool) { return d.access.cfg.Load().Value(key) },
 		Collectors: []prometheus.Collector{&d.meter}, StoreRequests: d.meter.requests,
 	}
 	if d.supervisor != nil {
@@ -100,11 +101,13 @@ func runNode(ctx context.Context, d *daemon) (err error) {
 		opt.Collectors = append(opt.Collectors, hookMeter{d.hooks})
 	}
 	handler := server.New(node, opt)
-	go func() { served <- server.Serve(rest, d.listener, handler, d.tls, d.log) }()
+	go func() { served <- server.Serve(rest, d.listener, handler, d.tlsConfig(), d.log) }()
 	var standby sync.WaitGroup
 	defer standby.Wait()
 	defer stopRest()
 	standby.Go(func() { d.watchStandby(rest, node) })
+	standby.Go(func() { d.watchAccess(rest) })
+	d.sayAccess()
 	var told sync.WaitGroup
 	d.tell(rest, node, &told)
 	d.log.Info("started", zap.String("node", string(d.dir.Node())), zap.String("uri", d.uri),
@@ -184,10 +187,7 @@ func (d *daemon) prepare(ctx context.Context) error {
 		port = a.Port
 	}
 	d.uri = d.cfg.URI(host, port)
-	if err = d.prepareTLS(host); err != nil {
-		return dataDirError(d.cfg.DataDir, err)
-	}
-	if err = d.prepareAuth(); err != nil {
+	if err = d.prepareAccess(host); err != nil {
 		return dataDirError(d.cfg.DataDir, err)
 	}
 	if d.service, err = d.newService(ctx); err != nil {
@@ -305,52 +305,6 @@ func (d *daemon) warn(s string) {
 	d.log.Warn(s)
 }
 
-func (d *daemon) prepareTLS(host string) error {
-	t := d.cfg.Server.TLS
-	if t.Disabled {
-		return nil
-	}
-	if t.Cert != "" {
-		cert, err := tls.LoadX509KeyPair(t.Cert, t.Key)
-		if err != nil {
-			return fmt.Errorf("server.tls: %s and %s are not a certificate and its key: %w; name two PEM files, or neither for a certificate of this node's own", t.Cert, t.Key, err)
-		}
-		d.tls = server.TLSConfig(cert)
-		return nil
-	}
-	cert, digest, err := server.LoadOrCreateCertificate(d.cfg.DataDir, []string{host, "localhost", "127.0.0.1", "::1"})
-	if err != nil {
-		return err
-	}
-	d.log.Info("certificate", zap.String("sha256", digest))
-	d.tls = server.TLSConfig(cert)
-	return nil
-}
-
-func (d *daemon) prepareAuth() error {
-	a := d.cfg.Server.Auth
-	var err error
-	switch {
-	case d.noUsers:
-	case a.Htpasswd != "":
-		d.auth, err = server.LoadHTPasswd(a.Htpasswd)
-	case a.User != "":
-		d.auth, err = passwordAuth(a)
-	default:
-		var fresh *server.Credentials
-		var auth *server.HTPasswd
-		auth, fresh, err = server.GenerateCredentials(d.cfg.DataDir)
-		d.auth = auth
-		if fresh != nil {
-			if werr := keepLocalCredentials(d.cfg.DataDir, fresh.User, fresh.Password); werr != nil {
-				d.log.Warn("commands on this host will need --user and --password-file", zap.Error(werr))
-			}
-			fmt.Fprintf(os.Stderr, "A user was made for REST and is shown this once: %s:%s\n", fresh.User, fresh.Password)
-		}
-	}
-	return err
-}
-
 // node makes the node out of the parts.
 func (d *daemon) node() (*ha.Node, error) {
 	former := d.former() // before the record of this run replaces it
@@ -440,8 +394,8 @@ func (d *daemon) close() error {
 }
 
 // untilSignal returns a context that ends at the first SIGTERM or SIGINT.
-// SIGHUP is taken note of, because by default it would kill the daemon.
-func untilSignal(ctx context.Context, log *zap.Logger) (context.Context, func()) {
+// At each SIGHUP, which by default would kill the daemon, it calls onHangUp.
+func untilSignal(ctx context.Context, log *zap.Logger, onHangUp func()) (context.Context, func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	ch := make(chan os.Signal, 4)
 	signal.Notify(ch, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
@@ -454,7 +408,7 @@ func untilSignal(ctx context.Context, log *zap.Logger) (context.Context, func())
 				return
 			case s := <-ch:
 				if s == syscall.SIGHUP {
-					log.Warn("SIGHUP: this version reloads nothing; restart to apply a changed configuration")
+					onHangUp()
 					continue
 				}
 				log.Info("stopping", zap.String("signal", s.String()))

@@ -89,13 +89,14 @@ be executed, 127 it was not found, 129 the lease was lost and it was killed.`,
 			if wd, err := os.Getwd(); err == nil && cfg.Service.WorkDir == "" {
 				cfg.Service.WorkDir = wd
 			}
-			log, err := newLogger(cfg.Log, cmd.ErrOrStderr())
+			log, level, err := newLogger(cfg.Log, cmd.ErrOrStderr())
 			if err != nil {
 				return usagef("%w", err)
 			}
-			ctx, release := untilSignal(cmd.Context(), log)
+			d := &daemon{cfg: cfg, log: log, level: level, reread: conf.again(g.config), lock: lock, passOutput: true, noUsers: true}
+			ctx, release := untilSignal(cmd.Context(), log, d.onHangUp)
 			defer release()
-			return runCommand(ctx, &daemon{cfg: cfg, log: log, lock: lock, passOutput: true, noUsers: true})
+			return runCommand(ctx, d)
 		},
 	}
 	f := cmd.Flags()

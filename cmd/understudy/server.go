@@ -27,13 +27,14 @@ pid.txt in dataDir: kill -9 $(cat pid.txt) is a fair test of a failover.`,
 			if err != nil {
 				return err
 			}
-			log, err := newLogger(cfg.Log, cmd.ErrOrStderr())
+			log, level, err := newLogger(cfg.Log, cmd.ErrOrStderr())
 			if err != nil {
 				return exitf(exitUsage, "%w", err)
 			}
-			ctx, release := untilSignal(cmd.Context(), log)
+			d := &daemon{cfg: cfg, log: log, level: level, reread: conf.again(g.configPath()), force: force}
+			ctx, release := untilSignal(cmd.Context(), log, d.onHangUp)
 			defer release()
-			return runNode(ctx, &daemon{cfg: cfg, log: log, force: force})
+			return runNode(ctx, d)
 		},
 	}
 	conf.addTo(cmd.Flags())

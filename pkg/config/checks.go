@@ -11,7 +11,7 @@ import (
 )
 
 // checkSchema is that of one element of service.checks.
-var checkSchema = sync.OnceValue(func() *section { return describe(reflect.TypeFor[Check](), "", nil) })
+var checkSchema = sync.OnceValue(func() *section { return describe(reflect.TypeFor[Check](), "", nil, false) })
 
 // checkList reads service.checks, as strictly as the file around it.
 func checkList(n *yaml.Node) ([]Check, error) {

@@ -19,7 +19,8 @@ import (
 
 // Config is everything an operator can set. The yaml tag is the key, enum the
 // legal words, derive marks a duration whose zero means "derived from
-// others", secret a value that Show masks.
+// others", secret a value that Show masks, live one that a running node takes
+// over (in a section: all of its).
 type Config struct {
 	HighAvailabilityMode lease.Mode  `yaml:"highAvailabilityMode" enum:"AUTO,MASTER,STANDBY,HOT_STANDBY,HOT_BACKUP,DISABLED"`
 	PersistMode          PersistMode `yaml:"persistMode" enum:"AUTO,REBIND,CLEAN,DISABLED"`
@@ -70,17 +71,44 @@ type HA struct {
 type Server struct {
 	Listen      string `yaml:"listen"`
 	AgentListen string `yaml:"agentListen"` // for HAProxy's agent-check; empty: none
-	NonMaster   string `yaml:"nonMaster" enum:"forbid"`
-	TLS         TLS    `yaml:"tls"`
-	Auth        Auth   `yaml:"auth"`
+	NonMaster   string `yaml:"nonMaster" enum:"forbid,redirect" live:"true"`
+	// Allow lists the addresses and networks that REST answers; empty: all.
+	Allow []string `yaml:"allow" live:"true"`
+	// RateLimit is how many requests per second one address may send to paths
+	// that need a password; 0: any number.
+	RateLimit int  `yaml:"rateLimit" live:"true"`
+	TLS       TLS  `yaml:"tls"`
+	Auth      Auth `yaml:"auth" live:"true"`
+}
+
+// AllowedNetworks is Allow, once Validate has passed it.
+func (s Server) AllowedNetworks() []netip.Prefix {
+	var out []netip.Prefix
+	for _, text := range s.Allow {
+		if p, err := parseNetwork(text); err == nil {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// parseNetwork reads an address or a network.
+func parseNetwork(text string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(text); err == nil && a.Zone() == "" {
+		a = a.Unmap()
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(text)
+	return p.Masked(), err
 }
 
 // TLS is the section "server.tls". Without cert and key a self-signed
 // certificate is made on first start and kept in DataDir.
 type TLS struct {
 	Disabled bool   `yaml:"disabled"`
-	Cert     string `yaml:"cert"`
-	Key      string `yaml:"key"`
+	Cert     string `yaml:"cert" live:"true"`
+	Key      string `yaml:"key" live:"true"`
+	ClientCA string `yaml:"clientCA" live:"true"` // PEM file; see Auth.Certificates
 }
 
 // Auth is the section "server.auth". Without any of it a user and a password
@@ -90,6 +118,23 @@ type Auth struct {
 	User         string `yaml:"user"`
 	Password     string `yaml:"password" secret:"true"`
 	PasswordFile string `yaml:"passwordFile"`
+	// Roles are those of users by name: viewer, operator or admin. Empty: every
+	// user is admin. A user it does not name is viewer.
+	Roles map[string]string `yaml:"roles"`
+	// Certificates are the roles of clients with a certificate of TLS.ClientCA,
+	// by a name in it: a SAN or the CN.
+	Certificates map[string]string `yaml:"certificates"`
+	Tokens       string            `yaml:"tokens"` // file of bearer tokens; empty: DataDir/tokens
+	Health       string            `yaml:"health" enum:"open,closed"`
+	Disabled     bool              `yaml:"disabled"` // everybody may do everything
+}
+
+// TokensFile is where bearer tokens are kept.
+func (c *Config) TokensFile() string {
+	if c.Server.Auth.Tokens != "" {
+		return c.Server.Auth.Tokens
+	}
+	return filepath.Join(c.DataDir, "tokens")
 }
 
 // Service is the section "service": what the master runs.
@@ -236,7 +281,7 @@ type S3 struct {
 
 // Log is the section "log".
 type Log struct {
-	Level  string `yaml:"level" enum:"debug,info,warn,error"`
+	Level  string `yaml:"level" enum:"debug,info,warn,error" live:"true"`
 	Format string `yaml:"format" enum:"console,json"`
 }
 
@@ -257,7 +302,7 @@ func Default() *Config {
 			AutoInit:            true,
 			InactiveNodeRemoval: 48 * time.Hour,
 		},
-		Server: Server{Listen: ":8443", NonMaster: "forbid"},
+		Server: Server{Listen: ":8443", NonMaster: "forbid", RateLimit: 500, Auth: Auth{Health: "open"}},
 		Service: Service{
 			Isolation:    "auto",
 			OnUnexpected: "block",

@@ -76,7 +76,7 @@ func TestFileErrors(t *testing.T) {
 		{"fraction", "priority: 1.5\n", []string{`u.yaml:1: priority: must be a whole number, not "1.5"`}},
 		{"yes is no truth", "ha:\n  failFast: yes\n", []string{`u.yaml:2: ha.failFast: must be true or false, not "yes"`}},
 		{"mode", "highAvailabilityMode: HOTSTANDBY\n", []string{`u.yaml:1: highAvailabilityMode: "HOTSTANDBY" is not one of AUTO, MASTER,`, "did you mean HOT_STANDBY?"}},
-		{"nonMaster of later", "server:\n  nonMaster: redirect\n", []string{`u.yaml:2: server.nonMaster: "redirect" is not one of forbid`}},
+		{"nonMaster of later", "server:\n  nonMaster: forward\n", []string{`u.yaml:2: server.nonMaster: "forward" is not one of forbid, redirect`}},
 		{"signal", "service:\n  stopSignal: SIGTREM\n", []string{`u.yaml:2: service.stopSignal: "SIGTREM" is not one of TERM,`}},
 		{"command as text", "service:\n  command: sleep 60\n", []string{"u.yaml:2: service.command: must be a list of words such as [/usr/bin/prog, --flag]", `not "sleep 60"`}},
 		{"command of maps", "service:\n  command: [{a: b}]\n", []string{"u.yaml:2: service.command: must be a list of words"}},
@@ -233,7 +233,7 @@ func TestEnvironment(t *testing.T) {
 	want.Service.Command, want.Service.Env = []string{"sleep", "60"}, map[string]string{"A": "b", "C": "1"}
 	want.Server.TLS.Disabled, want.Server.Listen = true, "127.0.0.1:8443"
 	want.HA.StandbyHeartbeatInterval = 2 * time.Second
-	want.Server.Auth = Auth{User: "123", Password: "0123"}
+	want.Server.Auth.User, want.Server.Auth.Password = "123", "0123"
 	c.origins = nil
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got  %+v\nwant %+v", c, want)
@@ -528,5 +528,83 @@ func TestServiceChecks(t *testing.T) {
 	again, _, err := Load(writeFile(t, "again.yaml", string(c.Show(nil, "h", true))), nil, nil)
 	if err != nil || !reflect.DeepEqual(again.Service.Checks, want) || again.Service.Log != c.Service.Log {
 		t.Errorf("%v\n%s", err, c.Show(nil, "h", true))
+	}
+}
+
+// A running node takes over what it can, names the rest, and shows no secret.
+func TestReload(t *testing.T) {
+	load := func(text string) *Config {
+		t.Helper()
+		path := filepath.Join(t.TempDir(), "u.yaml")
+		if err := os.WriteFile(path, []byte("persistenceDir: /mnt/u\nservice: {none: true}\n"+text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, _, err := Load(path, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	old := load("priority: 1\n")
+	next := load("priority: 2\nha: {preset: fast}\nlog: {level: debug}\nserver: {allow: [10.0.0.0/8], auth: {user: ann, password: hush, roles: {ann: viewer}}}\n")
+	merged, changed, restart := old.Reload(next)
+	wantLive := []string{"server.allow", "server.auth.user", "server.auth.password", "server.auth.roles", "log.level"}
+	if !slices.Equal(changed, wantLive) || !slices.Equal(restart, []string{"priority", "ha.preset"}) {
+		t.Errorf("changed %v, restart %v", changed, restart)
+	}
+	if merged.Log.Level != "debug" || merged.Server.Auth.User != "ann" || merged.Priority != 1 || merged.HA.Preset != "default" {
+		t.Errorf("%+v", merged)
+	}
+	if old.Log.Level != "info" || !strings.Contains(merged.Origin("log.level"), "u.yaml:5") || merged.Origin("ha.preset") != "default" {
+		t.Errorf("%s, %s, %s", old.Log.Level, merged.Origin("log.level"), merged.Origin("ha.preset"))
+	}
+	for key, want := range map[string]any{
+		"log.level": "debug", "priority": 1, "server.auth.password": masked, "ha.takeoverTimeout": "10s", "ha.heartbeatTimeout": derivedWord,
+		"service.log.maxSize": "10MiB", "service.none": true, "server.tls.disabled": false, "server.auth.htpasswd": nil, "service.env": nil, "nothing": nil,
+	} {
+		if got, ok := merged.Value(key); ok != (want != nil) || got != want {
+			t.Errorf("%s: %v %v, want %v", key, got, ok, want)
+		}
+	}
+	merged.Service.Env = map[string]string{"TOKEN": "hush"}
+	if got, _ := merged.Value("service.env"); got != masked {
+		t.Errorf("service.env: %v", got)
+	}
+}
+
+func TestAccessIsValidated(t *testing.T) {
+	for _, c := range []struct{ set, want string }{
+		{"server.allow=[10.0.0.0/33]", "server.allow: \"10.0.0.0/33\" is neither an address nor a network"},
+		{"server.allow=[fe80::1%eth0]", "neither an address nor a network"},
+		{"server.rateLimit=-1", "server.rateLimit: -1 is below 0"},
+		{"server.auth.roles={ann: root}", "server.auth.roles: ann: \"root\" is not one of viewer, operator, admin"},
+		{"server.auth.certificates={ann: admin}", "needs server.tls.clientCA"},
+		{"server.tls.clientCA=ca.pem", "is not an absolute path"},
+		{"server.auth.tokens=tokens", "is not an absolute path"},
+		{"server.auth.health=shut", "is not one of open, closed"},
+	} {
+		key, value, _ := strings.Cut(c.set, "=")
+		_, _, err := Load("", nil, []Override{{Key: "persistenceDir", Value: "/mnt/u"}, {Key: "service.none", Value: "true"}, {Key: key, Value: value, From: "--set"}})
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", c.set, err, c.want)
+		}
+	}
+	both := []Override{
+		{Key: "persistenceDir", Value: "/mnt/u"}, {Key: "service.none", Value: "true"}, {Key: "server.auth.disabled", Value: "true"},
+	}
+	_, warn, err := Load("", nil, both)
+	if err != nil || len(warn) != 1 || !strings.Contains(warn[0], "can stop this node") {
+		t.Errorf("%v %v", warn, err)
+	}
+	if _, warn, err = Load("", nil, append(both, Override{Key: "server.listen", Value: "127.0.0.1:8443"})); err != nil || len(warn) != 0 {
+		t.Errorf("on loopback: %v %v", warn, err)
+	}
+	if _, _, err = Load("", nil, append(both, Override{Key: "server.auth.health", Value: "closed"})); err == nil || !strings.Contains(err.Error(), "remove one or the other") {
+		t.Errorf("%v", err)
+	}
+	c := Default()
+	c.Server.Allow = []string{"10.1.2.3/8", "::ffff:127.0.0.1", "::1"}
+	if got := fmt.Sprint(c.Server.AllowedNetworks()); got != "[10.0.0.0/8 127.0.0.1/32 ::1/128]" {
+		t.Errorf("%s", got)
 	}
 }

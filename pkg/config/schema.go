@@ -17,6 +17,7 @@ type setting struct {
 	enum   []string
 	derive string // how a zero duration is derived; empty: zero means zero
 	secret bool
+	live   bool // a running node takes it over
 }
 
 // section is one level of the file.
@@ -34,12 +35,12 @@ var (
 )
 
 // schema is read off the tags of Config once.
-var schema = sync.OnceValue(func() *section { return describe(reflect.TypeFor[Config](), "", nil) })
+var schema = sync.OnceValue(func() *section { return describe(reflect.TypeFor[Config](), "", nil, false) })
 
 // settings lists every leaf in the order of the file.
 var settings = sync.OnceValue(func() []setting { return schema().flatten() })
 
-func describe(t reflect.Type, prefix string, index []int) *section {
+func describe(t reflect.Type, prefix string, index []int, live bool) *section {
 	s := &section{prefix: prefix, settings: map[string]setting{}, sections: map[string]*section{}}
 	for i := range t.NumField() {
 		f := t.Field(i)
@@ -49,11 +50,12 @@ func describe(t reflect.Type, prefix string, index []int) *section {
 		}
 		at := append(slices.Clone(index), i)
 		s.names = append(s.names, name)
+		live := live || f.Tag.Get("live") != ""
 		if f.Type.Kind() == reflect.Struct {
-			s.sections[name] = describe(f.Type, prefix+name+".", at)
+			s.sections[name] = describe(f.Type, prefix+name+".", at, live)
 			continue
 		}
-		leaf := setting{key: prefix + name, index: at, kind: f.Type, derive: f.Tag.Get("derive"), secret: f.Tag.Get("secret") != ""}
+		leaf := setting{key: prefix + name, index: at, kind: f.Type, derive: f.Tag.Get("derive"), secret: f.Tag.Get("secret") != "", live: live}
 		if e := f.Tag.Get("enum"); e != "" {
 			leaf.enum = strings.Split(e, ",")
 		}

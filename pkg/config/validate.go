@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"net/url"
@@ -24,6 +25,7 @@ func (c *Config) Validate() (Warnings, error) {
 	v.places()
 	v.server()
 	v.auth()
+	v.access()
 	v.service()
 	v.addresses()
 	v.hooks()
@@ -140,6 +142,8 @@ func (v *validator) server() {
 	for _, f := range []struct{ key, path string }{
 		{"server.tls.cert", tls.Cert},
 		{"server.tls.key", tls.Key},
+		{"server.tls.clientCA", tls.ClientCA},
+		{"server.auth.tokens", c.Server.Auth.Tokens},
 		{"server.auth.htpasswd", c.Server.Auth.Htpasswd},
 		{"server.auth.passwordFile", c.Server.Auth.PasswordFile},
 		{"service.workDir", c.Service.WorkDir},
@@ -169,6 +173,55 @@ func (v *validator) listen(key, addr string) string {
 	}
 	return host
 }
+
+// access judges who may come in, and as what.
+func (v *validator) access() {
+	s := v.c.Server
+	for _, text := range s.Allow {
+		if _, err := parseNetwork(text); err != nil {
+			v.bad("server.allow", "%q is neither an address nor a network; write e.g. 127.0.0.1 or 10.0.0.0/8", text)
+		}
+	}
+	if s.RateLimit < 0 {
+		v.bad("server.rateLimit", "%d is below 0 (0: no limit)", s.RateLimit)
+	}
+	v.roles("server.auth.roles", s.Auth.Roles)
+	v.roles("server.auth.certificates", s.Auth.Certificates)
+	switch {
+	case s.TLS.ClientCA != "" && s.TLS.Disabled:
+		v.bad("server.tls.clientCA", "needs TLS; remove server.tls.disabled")
+	case s.TLS.ClientCA == "" && len(s.Auth.Certificates) > 0:
+		v.bad("server.auth.certificates", "needs server.tls.clientCA, the authority that signs them")
+	case s.TLS.ClientCA != "" && len(s.Auth.Certificates) == 0:
+		v.warn("server.tls.clientCA", "lets nobody in: server.auth.certificates names nobody")
+	}
+	if s.Auth.Disabled {
+		v.open()
+	}
+}
+
+func (v *validator) roles(key string, roles map[string]string) {
+	for _, name := range slices.Sorted(maps.Keys(roles)) {
+		if role := roles[name]; !slices.Contains(roleWords, role) {
+			v.bad(key, "%s: %q is not one of %s", name, role, strings.Join(roleWords, ", "))
+		}
+	}
+}
+
+// open judges a node that asks for no password.
+func (v *validator) open() {
+	s := v.c.Server
+	if a := s.Auth; a.User != "" || a.Htpasswd != "" || a.Tokens != "" || len(a.Roles) > 0 || len(a.Certificates) > 0 || a.Health == "closed" {
+		v.bad("server.auth.disabled", "true although users are given; remove one or the other")
+	}
+	host, _, _ := net.SplitHostPort(s.Listen)
+	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		v.warn("server.auth.disabled", "whoever reaches %s can stop this node and its service; listen on 127.0.0.1, or remove it", s.Listen)
+	}
+}
+
+// roleWords are what server.auth.roles and certificates can say.
+var roleWords = []string{"viewer", "operator", "admin"}
 
 func (v *validator) auth() {
 	a := v.c.Server.Auth

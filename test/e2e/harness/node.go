@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/understudy-ha/understudy/api/v1"
+	"github.com/understudy-ha/understudy/test/contract"
 	"github.com/understudy-ha/understudy/test/e2e/intervals"
 	"github.com/understudy-ha/understudy/test/faultfs"
 )
@@ -75,22 +76,29 @@ func newNode(p *Plane, name string, settings map[string]any) *Node {
 	n := &Node{
 		Name: name, DataDir: filepath.Join(p.Dir, name), Store: p.Store,
 		plane: p, settings: settings, port: freePort(p), mark: p.mark + "-" + name,
-		http: &http.Client{
-			Timeout: time.Second,
-			Transport: &http.Transport{
-				TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // self-signed, on loopback
-				DisableKeepAlives: true,                                  // a frozen daemon must not own our connections
-			},
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	n.http = n.Client(&tls.Config{InsecureSkipVerify: true}) //nolint:gosec // self-signed, on loopback
+	return n
+}
+
+// Client speaks to the node's REST, one connection a request, and fails the
+// test for each answer that is not what api/openapi.yaml says.
+func (n *Node) Client(conf *tls.Config) *http.Client {
+	base := &http.Transport{
+		TLSClientConfig:   conf,
+		DisableKeepAlives: true, // a frozen daemon must not own our connections
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			if n.Dial != nil {
+				return n.Dial(ctx, network, address)
+			}
+			return new(net.Dialer).DialContext(ctx, network, address)
 		},
 	}
-	n.http.Transport.(*http.Transport).DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-		if n.Dial != nil {
-			return n.Dial(ctx, network, address)
-		}
-		return new(net.Dialer).DialContext(ctx, network, address)
+	return &http.Client{
+		Timeout:       time.Second,
+		Transport:     contract.Transport(base, func(err error) { n.plane.t.Errorf("%s: %v", n.Name, err) }),
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	return n
 }
 
 // freePort finds a port beneath the range the kernel hands out, so that it is
