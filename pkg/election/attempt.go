@@ -159,6 +159,10 @@ func (m *Machine) confirm(a attempt, version string) {
 		m.beginReign(a, version)
 	case !a.value.Held:
 		m.endReign(r, a, version)
+	case a.value.Head != r.value.Head && !r.owed && !r.over && a.t0.Longest(r.askT0) < r.timing.Heartbeat/20:
+		// Of many commits a second the guard hears now and then: its deadline
+		// may be this much earlier than it need be.
+		r.value, r.t0 = a.value, a.t0
 	default:
 		r.value, r.t0 = a.value, a.t0
 		if r.over && m.cfg.Without.off(WithoutStickiness) {

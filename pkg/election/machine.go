@@ -32,6 +32,7 @@ type Config struct {
 	Version     string
 	DrainDelay  time.Duration // of planned ends, before the service is stopped
 	AutoInit    bool          // this node may make the register (R0)
+	Persist     bool          // each reign begins by reading the persisted state
 
 	// What the local disk remembers: which plane this node belongs to and the
 	// highest term it has acted on. Empty and 0 for a node that never ran.
@@ -132,6 +133,7 @@ const (
 	ReasonFencingFailed = "FENCING_FAILED"
 	ReasonServiceFailed = "SERVICE_FAILED"
 	ReasonPromotion     = "PROMOTION_FAILED"
+	ReasonState         = "STATE_UNREADABLE"
 	ReasonLeaseLost     = "LEASE_LOST"
 	ReasonDisabled      = "DISABLED"
 	ReasonHeldOff       = "HELD_OFF"
@@ -238,6 +240,10 @@ func (m *Machine) handle(ev Event) {
 		}
 	case Fenced:
 		m.fenced(ev)
+	case Loaded:
+		m.stateLoaded(ev)
+	case Commit:
+		m.commit(ev)
 	case Peers:
 		m.peers = ev.Candidates
 	case Nudged:

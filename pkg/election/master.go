@@ -28,6 +28,10 @@ type reign struct {
 	quiet    lease.Instant // since when an acknowledgement is owed
 	owed     bool
 
+	loaded     bool       // the persisted state was read, or there is none to read
+	tip        lease.Head // of the newest commit; every attempt carries it (R5)
+	committing bool       // tip is not settled yet
+
 	started bool
 	ready   bool
 	served  bool          // was MASTER at least once
@@ -67,6 +71,7 @@ func (m *Machine) beginReign(a attempt, _ string) {
 	r := &reign{term: a.value.Term, value: a.value, t0: a.t0, timing: a.timing, after: a.after}
 	m.reign, m.claim, m.decided = r, claim{}, true
 	m.note(NoteClaimed, r.term, "")
+	m.load(r)
 	m.arm(r)
 	if ok, _, why := m.electable(); !ok {
 		m.leave(r, leaving{why: "the claim landed late: " + why})
@@ -263,7 +268,7 @@ func (m *Machine) progressReign(r *reign) {
 	if !r.over && !r.readBack {
 		m.wantRead()
 	}
-	if !r.over && r.leaving == nil && !r.started && r.readBack && (r.armed || m.cfg.Without.off(WithoutG1)) {
+	if !r.over && r.leaving == nil && !r.started && r.readBack && r.loaded && (r.armed || m.cfg.Without.off(WithoutG1)) {
 		r.started = true
 		m.act(Start{Term: r.term, Reason: m.claimReason(r), Until: t.StopAfter() - m.now.Longest(r.base()), After: r.after})
 	}
@@ -277,6 +282,7 @@ func (m *Machine) progressReign(r *reign) {
 		m.act(Stop{Term: r.term, Why: why})
 	}
 	m.expireStop(r)
+	m.settleCommit(r, false)
 	if r.over && r.empty && !r.foreign && m.forgotten() {
 		m.demote(r, m.watch.value)
 	}
@@ -331,12 +337,14 @@ func (m *Machine) progressWrite(r *reign) {
 	if len(w.open) > 0 {
 		pace /= 5 // the last attempt came to nothing: again, but not in a tight loop
 	}
-	if len(w.open) > 0 || renew {
+	due := renew && r.tip != r.value.Head // a commit does not wait for the next heartbeat
+	if len(w.open) > 0 || (renew && !due) {
 		if !m.spent(w.sent, pace) {
 			return
 		}
 	}
 	v := r.value
+	v.Head = r.tip
 	var limit time.Duration
 	if release {
 		v.Held = false
@@ -365,6 +373,7 @@ func (m *Machine) endReign(r *reign, a attempt, version string) {
 
 // finish leaves the reign behind.
 func (m *Machine) finish(r *reign) {
+	m.settleCommit(r, true)
 	if r.leaving != nil && r.leaving.holdOff > 0 {
 		m.holdOff = until{from: m.now, d: r.leaving.holdOff, why: r.leaving.why}
 		m.note(NoteHeldOff, r.term, fmt.Sprintf("%s: not electable for %v", r.leaving.why, r.leaving.holdOff))

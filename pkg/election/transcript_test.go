@@ -96,6 +96,8 @@ type stage struct {
 	raw                                 time.Duration // by which CLOCK_MONOTONIC_RAW is behind: time asleep
 	tellAfter                           bool          // whom each term was taken from
 	fencing                             string        // the version that the last Fence was for
+	loads                               string        // how reading the persisted state goes: ok if empty
+	commits                             int
 }
 
 type arrival struct {
@@ -159,6 +161,8 @@ func newStage(t *testing.T, d *datadriven.TestData) *stage {
 				cfg.Fencible = append(cfg.Fencible, lease.NodeID(v))
 			}
 			cfg.FenceLimit, s.tellAfter = 20*time.Second, true
+		case "persist":
+			cfg.Persist = true
 		case "new": // no plane is remembered
 			cfg.Plane = ""
 		case "noautoinit":
@@ -255,6 +259,8 @@ func (s *stage) command(t *testing.T, d *datadriven.TestData) {
 				s.reads = v
 			case d.Cmd == "store" && a.Key == "writes":
 				s.writes = v
+			case d.Cmd == "store" && a.Key == "loads":
+				s.loads = v
 			case d.Cmd == "store" && a.Key == "not-empty":
 				s.empty = false
 			case d.Cmd == "store" && a.Key == "mounted":
@@ -290,6 +296,8 @@ func (s *stage) command(t *testing.T, d *datadriven.TestData) {
 			ev.Candidates = append(ev.Candidates, c)
 		}
 		s.step(ev)
+	case "commit":
+		s.commit(word)
 	case "operator":
 		s.operator(t, d, word, arg)
 	case "event":
@@ -524,6 +532,16 @@ func (s *stage) perform(a Action) {
 		if s.service != "stuck" {
 			s.after(100*time.Millisecond, func() Event { return TreeEmpty{Term: a.Term} })
 		}
+	case Load:
+		s.say("reads the persisted state up to %s", headName(a.Head))
+		switch s.loads {
+		case "":
+			s.after(hop, func() Event { return Loaded{Term: a.Term} })
+		case "damaged":
+			s.after(hop, func() Event { return Loaded{Term: a.Term, Failed: "the persisted state is damaged: state/log/x: torn"} })
+		}
+	case Settled:
+		s.say("commit of %s: %s", headName(a.Head), a.Outcome)
 	case Fence:
 		s.fencing = a.Version
 		s.say("FENCES %s, term %d", a.Old.Node, a.Old.Term)
@@ -558,7 +576,7 @@ func (s *stage) readNow() Event {
 func (s *stage) write(a Write, o time.Duration) {
 	v := a.Value
 	fits := s.register != nil && string(s.register.Encode()) == a.Old
-	renewal := s.m.reign != nil && v.Held && fits && s.writes == "ok"
+	renewal := s.m.reign != nil && v.Held && fits && s.writes == "ok" && v.Head == s.register.Head
 	if !renewal {
 		s.say("writes %s", sentence(v))
 	}
@@ -589,6 +607,26 @@ func (s *stage) write(a Write, o time.Duration) {
 	}
 }
 
+// commit has a segment committed: after the newest one, or after another.
+func (s *stage) commit(word string) {
+	s.commits++
+	ev := Commit{Term: s.m.high.Term, Head: lease.Head{Seq: uint64(s.commits), Rand: fmt.Sprintf("%016d", s.commits)}}
+	if r := s.m.reign; r != nil && word != "elsewhere" {
+		ev.Pred = r.tip
+	}
+	if word == "elsewhere" {
+		ev.Pred = lease.Head{Seq: 77, Rand: strings.Repeat("x", 16)}
+	}
+	s.step(ev)
+}
+
+func headName(h lease.Head) string {
+	if h.Rand == "" {
+		return "nothing"
+	}
+	return fmt.Sprintf("segment %d", h.Seq)
+}
+
 func sentence(v lease.Value) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "term %d seq %d: ", v.Term, v.Seq)
@@ -602,6 +640,9 @@ func sentence(v lease.Value) string {
 		fmt.Fprintf(&b, " for %s", v.To)
 	}
 	fmt.Fprintf(&b, ", lease %v", v.Lease)
+	if v.Head.Rand != "" {
+		fmt.Fprintf(&b, ", head %s", headName(v.Head))
+	}
 	if v.Paused {
 		b.WriteString(", plane paused")
 	}

@@ -30,6 +30,8 @@ type View struct {
 
 	Version string // of the register, as it was last read; empty: not known
 
+	Head lease.Head // of the persisted state, as far as the register was read
+
 	Reign *ReignView
 }
 
@@ -58,6 +60,7 @@ func (m *Machine) View(now lease.Instant) View {
 	if x := &m.watch; x.known {
 		v.Since, v.Moves, v.Version = x.first, x.moves, x.version
 		v.Holder, v.HolderInc, v.Held, v.Paused = x.value.Holder, x.value.Incarnation, x.value.Held, x.value.Paused
+		v.Head = x.value.Head
 		v.HolderOK = x.value.Held && x.moves > 0 && now.Longest(x.first) < x.value.Lease
 	}
 	if r := m.reign; r != nil {
@@ -67,7 +70,7 @@ func (m *Machine) View(now lease.Instant) View {
 			Leading: !r.over && r.readBack && r.armed,
 		}
 		v.Holder, v.HolderInc, v.Held, v.HolderOK = m.cfg.Node, m.cfg.Incarnation, true, true
-		v.Paused = r.value.Paused
+		v.Paused, v.Head = r.value.Paused, r.value.Head
 	}
 	v.Standing = m.standing(now, &v)
 	return v
@@ -107,7 +110,7 @@ func (m *Machine) standing(now lease.Instant, v *View) lease.State {
 	case silent != "" && !m.answered.IsZero():
 		v.Why, v.Detail = ReasonStore, silent
 		return lease.StateFailed
-	case v.Why == ReasonServiceFailed || v.Why == ReasonPromotion:
+	case v.Why == ReasonServiceFailed || v.Why == ReasonPromotion || v.Why == ReasonState:
 		return lease.StateFailed
 	case m.trouble.code != "" && m.trouble.code != ReasonNoRegister:
 		v.Why, v.Detail = m.trouble.code, m.trouble.detail
