@@ -312,13 +312,17 @@ func (d *daemon) node() (*ha.Node, error) {
 		return guard.NewProof(plane, term, run, d.service.Info().GuardPid).Save(d.cfg.DataDir)
 	}
 	c := d.cfg
+	persist := &ha.Persist{Clean: c.PersistMode == config.PersistClean, Retention: c.State.Retention}
+	if c.PersistMode == config.PersistDisabled || c.HighAvailabilityMode == lease.ModeDisabled {
+		persist = nil // the register says what counts, and there is none, or it is not ours
+	}
 	return ha.New(d.store, ha.Options{
 		Node: d.dir.Node(), Incarnation: d.run, URI: d.uri, Version: build().Version,
 		Mode: c.HighAvailabilityMode, Priority: d.dir.Priority(c.Priority), Timing: d.timing,
 		HotStandby: c.HA.HotStandby, StateCompat: c.HA.StateCompat, AutoInit: c.HA.AutoInit && c.PersistMode != config.PersistRebind && (c.Store.AllowLocal || !d.store.Limits().Local),
 		FailFast: c.HA.FailFast, DrainDelay: c.Service.DrainDelay, Force: d.force,
-		InactiveNodeRemoval: c.HA.InactiveNodeRemoval,
-		Clock:               clock.Now, Service: d.service, Memory: d.dir, Former: former,
+		InactiveNodeRemoval: c.HA.InactiveNodeRemoval, Persist: persist,
+		Clock: clock.Now, Service: d.service, Memory: d.dir, Former: former,
 		Verify: d.verify, Nudge: newNudger(), Warnings: d.warnings, Log: d.log,
 		OnStatus: d.onStatus,
 	})

@@ -35,6 +35,7 @@ type Config struct {
 	FloatingIP           FloatingIP  `yaml:"floatingIP"`
 	RoleFile             string      `yaml:"roleFile"` // says 0 on the master, 1 otherwise; empty: none
 	Hooks                Hooks       `yaml:"hooks"`
+	State                State       `yaml:"state"`
 	Store                Store       `yaml:"store"`
 	Log                  Log         `yaml:"log"`
 
@@ -279,6 +280,11 @@ type S3 struct {
 	CAFile    string `yaml:"caFile"`
 }
 
+// State is the section "state": of the persisted state.
+type State struct {
+	Retention time.Duration `yaml:"retention"` // what nobody needs is kept for so long
+}
+
 // Log is the section "log".
 type Log struct {
 	Level  string `yaml:"level" enum:"debug,info,warn,error" live:"true"`
@@ -326,6 +332,7 @@ func Default() *Config {
 			OnStoreBack:     Hook{Timeout: 10 * time.Second},
 			GuardStop:       Hook{Timeout: 10 * time.Second},
 		},
+		State: State{Retention: 24 * time.Hour},
 		Store: Store{S3: S3{PathStyle: "auto", SSE: "none"}},
 		Log:   Log{Level: "info", Format: "console"},
 	}

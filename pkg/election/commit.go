@@ -92,10 +92,11 @@ func (m *Machine) stateLoaded(ev Loaded) {
 }
 
 // commit takes a segment for the next attempts. One whose predecessor is not in
-// the register was made for another reign, or follows a commit that is open.
+// the register was made for another reign, or follows a commit that is open. It
+// may come before the claim was read back; attempts wait for that (R8).
 func (m *Machine) commit(ev Commit) {
 	r := m.reignOf(ev.Term)
-	if r == nil || r.over || !r.loaded || !r.readBack || r.committing || ev.Pred != r.value.Head {
+	if r == nil || r.over || r.committing || ev.Pred != r.value.Head {
 		m.act(Settled{Term: ev.Term, Head: ev.Head, Outcome: Refused})
 		return
 	}

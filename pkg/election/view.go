@@ -45,6 +45,7 @@ type ReignView struct {
 	Ready   bool
 	Ending  bool // its end has begun, planned or not
 	Stuck   bool
+	Over    bool // nothing of it will be renewed or committed again
 }
 
 // View describes the machine at now.
@@ -69,6 +70,7 @@ func (m *Machine) View(now lease.Instant) View {
 			Ending: r.over || r.leaving != nil, Stuck: r.stuck,
 			Leading: !r.over && r.readBack && r.armed,
 		}
+		v.Reign.Over = r.over
 		v.Holder, v.HolderInc, v.Held, v.HolderOK = m.cfg.Node, m.cfg.Incarnation, true, true
 		v.Paused, v.Head = r.value.Paused, r.value.Head
 	}

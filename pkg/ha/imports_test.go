@@ -23,7 +23,7 @@ func TestImports(t *testing.T) {
 			module + "pkg/supervise": "the runtime knows the Service interface only",
 		},
 		Others: []string{
-			module + "pkg/lease", module + "pkg/election", module + "pkg/clock", module + "persistence",
+			module + "pkg/lease", module + "pkg/election", module + "pkg/journal", module + "pkg/clock", module + "persistence",
 			"go.uber.org/zap/...", "golang.org/x/sys/unix",
 		},
 	})

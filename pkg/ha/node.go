@@ -56,6 +56,8 @@ type Options struct {
 	// OnStatus is shown each new Status, with the instant it was made. It is
 	// called by the loop and must return at once. nil: nobody looks.
 	OnStatus func(s *Status, now lease.Instant)
+	// Persist keeps a state for the master on the store; nil: nothing is kept.
+	Persist *Persist
 	// Warnings are shown in Status from the start.
 	Warnings []string
 
@@ -127,6 +129,7 @@ type Node struct {
 	recorder *recorder
 	peers    *peers
 	reigns   *reigns
+	keeper   *keeper
 }
 
 // shown is what the last transition was made of.
@@ -178,7 +181,7 @@ func New(store persistence.Store, o Options) (*Node, error) {
 	cfg := election.Config{
 		Node: o.Node, Incarnation: n.inc, Timing: o.Timing, Mode: o.Mode,
 		HotStandby: o.HotStandby, Priority: o.Priority, Version: o.Version,
-		DrainDelay: o.DrainDelay, AutoInit: o.AutoInit, Former: o.Former,
+		DrainDelay: o.DrainDelay, AutoInit: o.AutoInit, Persist: o.Persist != nil, Former: o.Former,
 		Random: random{},
 	}
 	if o.Memory != nil {
@@ -195,6 +198,7 @@ func New(store persistence.Store, o Options) (*Node, error) {
 	n.recorder = newRecorder(n, host)
 	n.peers = newPeers(n)
 	n.reigns = newReigns(n)
+	n.keeper = newKeeper(n)
 	n.publish(o.Clock())
 	return n, nil
 }
@@ -251,6 +255,9 @@ func (n *Node) Run(ctx context.Context) error {
 		return n.runAlone(ctx)
 	}
 	n.goVerify(work)
+	if o := n.opts.Persist; o != nil {
+		n.wait.Go(func() { n.keeper.run(work) })
+	}
 	lanes, stopLanes := context.WithCancel(work)
 	defer stopLanes()
 	n.recorder.start(lanes)

@@ -62,6 +62,10 @@ func (n *Node) perform(ctx context.Context, decided lease.Instant, a election.Ac
 			}
 			n.send(done)
 		})
+	case election.Load:
+		n.keeper.load(a)
+	case election.Settled:
+		n.keeper.settle(a)
 	case election.Arm:
 		n.service.Arm(Deadline{Term: a.Term, T0: a.T0, Stop: a.Stop, Kill: a.Kill, End: a.End})
 	case election.Start:

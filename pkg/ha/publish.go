@@ -35,6 +35,11 @@ func (n *Node) publish(now lease.Instant) {
 			Term: r.Term, T0: r.T0, End: r.End, Late: r.Late, Ready: r.Ready, Leading: r.Leading, Ending: r.Ending, Since: n.phases.since,
 		}
 	}
+	s.Persisted = n.keeper.status(v.Head)
+	if s.Reign == nil && s.Persisted.Enabled && !s.Persisted.Held && isHot(s.Standing) {
+		s.Standing = lease.StateInitializing // it loads the state for the first time
+		s.Detail = s.Persisted.Error
+	}
 	if n.registered = !v.Since.IsZero(); n.registered {
 		n.mayVerify()
 	}
@@ -48,6 +53,7 @@ func (n *Node) publish(now lease.Instant) {
 	n.recorder.watchHolder(&v)
 	n.peers.shown(s, now)
 	n.reigns.shown(s)
+	n.keeper.shown(&v, s)
 	if n.opts.OnStatus != nil {
 		n.opts.OnStatus(s, now)
 	}
@@ -155,6 +161,7 @@ func (c *Counts) changed(to Change) {
 func (n *Node) sums() Counts {
 	c := n.counts
 	c.Records, c.RecordsFailed = n.recorder.sums()
+	c.Commits = n.keeper.commits.Load()
 	return c
 }
 

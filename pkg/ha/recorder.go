@@ -95,7 +95,7 @@ func (r *recorder) record(s *Status, now lease.Instant) lease.NodeRecord {
 		Node: s.Node, Incarnation: s.Incarnation, Beat: beat, IntervalMs: r.interval(s).Milliseconds(),
 		State: s.StateAt(now), Mode: s.Mode, URI: s.URI, Host: r.host, Priority: s.Priority, Version: s.Version,
 		Term: s.Term, Electable: s.Electable, Why: why, LeaseMs: s.Timeout.Milliseconds(),
-		StoreMs: time.Duration(r.n.latency.Load()).Milliseconds(), WallMs: time.Now().UnixMilli(), StartedMs: s.Started.UnixMilli(),
+		StateSeq: s.Persisted.Seq, StoreMs: time.Duration(r.n.latency.Load()).Milliseconds(), WallMs: time.Now().UnixMilli(), StartedMs: s.Started.UnixMilli(),
 	}
 }
 

@@ -51,10 +51,12 @@ type Status struct {
 	History []Transition                // this node's states, newest first, at most 200
 	Reigns  []ReignRecord               // the plane's reigns as far as known, newest first, at most 200
 	Store   StoreStatus
-	Service ServiceInfo
-	LoopAt  lease.Instant // when the loop last ran
-	LateAt  lease.Instant // when a heartbeat was last found to be late; zero if none was
-	Counts  Counts
+	// Persisted is how the persisted state stands here.
+	Persisted StateStatus
+	Service   ServiceInfo
+	LoopAt    lease.Instant // when the loop last ran
+	LateAt    lease.Instant // when a heartbeat was last found to be late; zero if none was
+	Counts    Counts
 }
 
 // Counts are sums since the process began: they only grow.
@@ -66,6 +68,7 @@ type Counts struct {
 	Late                     uint64 // renewals that were not confirmed within half the time to the stop
 	Records, RecordsFailed   uint64 // records of this node that reached the store, or did not
 	Restarts                 uint64 // of the service, on this node
+	Commits                  uint64 // of the persisted state, by this node
 	// Changes of this node's state. A published map is never changed.
 	Changes map[Change]uint64
 }

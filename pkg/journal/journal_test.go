@@ -142,29 +142,29 @@ func (l *log) same(got *journal.State) {
 
 func TestLoad(t *testing.T) {
 	l, snaps := standard(t)
-	got, damages, err := l.loader().Load(t.Context(), l.state.Head, nil)
-	if err != nil || len(damages) > 0 {
-		t.Fatal(err, damages)
+	got, err := l.loader().Load(t.Context(), l.state.Head, nil)
+	if err != nil || len(got.Damages) > 0 {
+		t.Fatal(err, got)
 	}
-	l.same(got)
+	l.same(got.State)
 
 	// A follower reads what follows only, though a snapshot has come between.
-	half, _, err := l.loader().Load(t.Context(), l.chain[75], nil)
+	half, err := l.loader().Load(t.Context(), l.chain[75], nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	counted := faulty.Wrap(l.store)
 	ld := l.loader()
 	ld.Objects = counted
-	if got, _, err = ld.Load(t.Context(), l.state.Head, half); err != nil {
+	if got, err = ld.Load(t.Context(), l.state.Head, half.State); err != nil {
 		t.Fatal(err)
 	}
-	l.same(got)
+	l.same(got.State)
 	if n := counted.Count(faulty.Get); n != len(l.chain)-76 {
 		t.Errorf("%d objects read for %d segments", n, len(l.chain)-76)
 	}
 	// One that was left behind begins with the snapshot.
-	old, _, err := l.loader().Load(t.Context(), l.chain[5], nil)
+	old, err := l.loader().Load(t.Context(), l.chain[5], nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,13 +173,13 @@ func TestLoad(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got, _, err = l.loader().Load(t.Context(), l.state.Head, old); err != nil {
+	if got, err = l.loader().Load(t.Context(), l.state.Head, old.State); err != nil {
 		t.Fatal(err)
 	}
-	l.same(got)
+	l.same(got.State)
 	_ = snaps
 
-	if got, _, err = l.loader().Load(t.Context(), lease.Head{}, nil); err != nil || got.Len() != 0 || got.Seq() != 0 {
+	if got, err = l.loader().Load(t.Context(), lease.Head{}, nil); err != nil || got.Len() != 0 || got.Seq() != 0 {
 		t.Errorf("nothing persisted: %+v %v", got, err)
 	}
 }
@@ -192,11 +192,12 @@ func TestLoadFallsBack(t *testing.T) {
 	b := l.get(key)
 	b[len(b)/2] ^= 4
 	l.put(key, b)
-	got, damages, err := l.loader().Load(t.Context(), l.state.Head, nil)
+	got, err := l.loader().Load(t.Context(), l.state.Head, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.same(got)
+	l.same(got.State)
+	damages := got.Damages
 	if len(damages) != 1 || damages[0].Object != key || !strings.Contains(damages[0].What, "checksum") {
 		t.Errorf("damage: %v", damages)
 	}
@@ -204,16 +205,16 @@ func TestLoadFallsBack(t *testing.T) {
 	if err := l.store.Delete(t.Context(), journal.SnapshotKey(snaps[1])); err != nil {
 		t.Fatal(err)
 	}
-	if got, damages, err = l.loader().Load(t.Context(), l.state.Head, nil); err != nil || len(damages) != 2 {
-		t.Fatal(err, damages)
+	if got, err = l.loader().Load(t.Context(), l.state.Head, nil); err != nil || len(got.Damages) != 2 {
+		t.Fatal(err, got)
 	}
-	l.same(got)
+	l.same(got.State)
 	// And a hole in the log: nothing is left to stand on.
 	hole := journal.SegmentKey(l.chain[44])
 	if err := l.store.Delete(t.Context(), hole); err != nil {
 		t.Fatal(err)
 	}
-	_, _, err = l.loader().Load(t.Context(), l.state.Head, nil)
+	_, err = l.loader().Load(t.Context(), l.state.Head, nil)
 	var damage *journal.DamageError
 	if !errors.As(err, &damage) || len(damage.Damages) != 3 || damage.Damages[2].Object != hole || !damage.Missing() {
 		t.Errorf("%v", err)
@@ -228,11 +229,11 @@ func TestCleanBeginsAnew(t *testing.T) {
 	if l.state.Seq() != seq+2 {
 		t.Errorf("numbers began again: %d after %d", l.state.Seq(), seq)
 	}
-	got, _, err := l.loader().Load(t.Context(), l.state.Head, nil)
+	got, err := l.loader().Load(t.Context(), l.state.Head, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.same(got)
+	l.same(got.State)
 	if got.Len() != 2 {
 		t.Errorf("%d keys", got.Len())
 	}
@@ -251,10 +252,13 @@ func TestDamageIsNoticed(t *testing.T) {
 		check := func(what string, b []byte) {
 			t.Helper()
 			l.put(key, b)
-			_, damages, err := l.loader().Load(t.Context(), l.state.Head, nil)
+			got, err := l.loader().Load(t.Context(), l.state.Head, nil)
 			var bad *journal.DamageError
+			var damages []journal.Damage
 			if errors.As(err, &bad) {
 				damages = bad.Damages
+			} else if err == nil {
+				damages = got.Damages
 			}
 			if len(damages) != 1 || damages[0].Object != key || damages[0].What == "" {
 				t.Errorf("%s, %s: %v %v", key, what, err, damages)
@@ -281,10 +285,10 @@ func TestStoreErrorIsNoDamage(t *testing.T) {
 		f := s.Inject(faulty.Fault{Op: faulty.Get, Match: key, Err: persistence.Unknown})
 		ld := l.loader()
 		ld.Objects = s
-		_, damages, err := ld.Load(t.Context(), l.state.Head, nil)
+		_, err := ld.Load(t.Context(), l.state.Head, nil)
 		var damage *journal.DamageError
-		if f.Fired() == 0 || !errors.Is(err, persistence.Unknown) || errors.As(err, &damage) || len(damages) > 0 {
-			t.Errorf("%s: %v %v", key, err, damages)
+		if f.Fired() == 0 || !errors.Is(err, persistence.Unknown) || errors.As(err, &damage) {
+			t.Errorf("%s: %v", key, err)
 		}
 	}
 }
@@ -307,11 +311,11 @@ func TestGarbage(t *testing.T) {
 	if left, err := lister.List(t.Context(), l.state.Seq()); err != nil || len(left) != 40+2 {
 		t.Errorf("%d left, %v", len(left), err)
 	}
-	got, damages, err := l.loader().Load(t.Context(), l.state.Head, nil)
-	if err != nil || len(damages) > 0 {
-		t.Fatal(err, damages)
+	got, err := l.loader().Load(t.Context(), l.state.Head, nil)
+	if err != nil || len(got.Damages) > 0 {
+		t.Fatal(err, got)
 	}
-	l.same(got)
+	l.same(got.State)
 	if g := journal.Garbage(keys, lease.Head{}); g != nil {
 		t.Errorf("without a snapshot %v is garbage", g)
 	}

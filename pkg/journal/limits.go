@@ -53,6 +53,10 @@ func CheckKey(k string) error {
 	return nil
 }
 
+// Reserved reports whether a key belongs to Understudy itself: its first part
+// begins with a dot.
+func Reserved(k string) bool { return strings.HasPrefix(k, ".") }
+
 // Check reports whether t can be persisted: *LimitError, or ErrBadKey, or a key
 // that is named twice.
 func (t Txn) Check() error {
@@ -80,14 +84,14 @@ func (t Txn) Check() error {
 		}
 		seen[c.Key] = true
 	}
-	if n := t.size(); n > MaxTxn {
+	if n := t.Size(); n > MaxTxn {
 		return &LimitError{What: "bytes of one transaction", Have: n, Max: MaxTxn}
 	}
 	return nil
 }
 
-// size is how many bytes of keys and values a transaction carries.
-func (t Txn) size() int64 {
+// Size is how many bytes of keys and values a transaction carries.
+func (t Txn) Size() int64 {
 	var n int64
 	for _, c := range t.Changes {
 		n += int64(len(c.Key) + len(c.Value))

@@ -57,6 +57,20 @@ type Loader struct {
 // aheadBytes bounds what is read ahead of the chain.
 const aheadBytes = 256 << 20
 
+// Loaded is a state and how it was come by.
+type Loaded struct {
+	*State
+	// Damages were met on the way and could be done without.
+	Damages []Damage
+	// Follows: it was made of the state the caller had, by these segments, the
+	// oldest first. Otherwise of a snapshot, or from the beginning.
+	Follows  bool
+	Segments []*Segment
+}
+
+// errElsewhere: the state that the caller has is not in the chain.
+var errElsewhere = errors.New("the state is not in the chain")
+
 // Load returns the state after the segment head. from, if not nil, is a state
 // that the caller has already: if it is in the chain, only what follows it is
 // read.
@@ -64,24 +78,37 @@ const aheadBytes = 256 << 20
 // A damaged snapshot is no reason to fail as long as the one before it and the
 // log between are whole; the damage is returned beside the state then. An error
 // is a *DamageError, or the store's.
-func (l *Loader) Load(ctx context.Context, head lease.Head, from *State) (*State, []Damage, error) {
+func (l *Loader) Load(ctx context.Context, head lease.Head, from *State) (*Loaded, error) {
 	switch {
 	case head.Rand == "":
-		return Empty(), nil, nil
+		return &Loaded{State: Empty()}, nil
 	case from != nil && from.Head == head:
-		return from, nil, nil
+		return &Loaded{State: from, Follows: true}, nil
 	}
+	got, err := l.load(ctx, head, from)
+	var damage *DamageError
+	if from != nil && (errors.Is(err, errElsewhere) || (errors.As(err, &damage) && damage.Missing())) {
+		got, err = l.load(ctx, head, nil) // left behind by a collection, or by a CLEAN start
+	}
+	return got, err
+}
+
+func (l *Loader) load(ctx context.Context, head lease.Head, from *State) (*Loaded, error) {
 	w := &walk{l: l, from: from, ahead: map[lease.Head]Stored{}}
 	base, err := w.back(ctx, head)
 	if err != nil {
-		return nil, w.damages, err
+		return nil, err
 	}
+	out := &Loaded{Follows: from != nil && base == from}
 	for _, g := range slices.Backward(w.chain) {
 		if base, err = base.Apply(g.Segment, g.Size); err != nil {
-			return nil, nil, w.fail(SegmentKey(g.Head), err.Error())
+			return nil, w.fail(SegmentKey(g.Head), err.Error())
 		}
+		out.Follows = out.Follows && !g.Clean
+		out.Segments = append(out.Segments, g.Segment)
 	}
-	return base, w.damages, nil
+	out.State, out.Damages = base, w.damages
+	return out, nil
 }
 
 // Stored is a segment and the length of its object, in bytes.
@@ -115,7 +142,10 @@ func (w *walk) back(ctx context.Context, head lease.Head) (*State, error) {
 	// Where to begin, the best first: what the caller has, a snapshot, the one
 	// before it, the beginning.
 	snapshots := []lease.Head{first.Snapshot, first.Previous}
-	if w.from != nil && w.from.Head.Seq >= first.Previous.Seq && w.from.Head.Seq < head.Seq {
+	if w.from != nil {
+		if w.from.Head.Seq < first.Previous.Seq || w.from.Head.Seq >= head.Seq {
+			return nil, errElsewhere
+		}
 		snapshots = nil
 		w.readAhead(ctx, w.from.Head.Seq, head)
 	} else {
@@ -128,6 +158,8 @@ func (w *walk) back(ctx context.Context, head lease.Head) (*State, error) {
 			return &State{Head: g.Pred}, nil
 		case w.from != nil && g.Pred == w.from.Head:
 			return w.from, nil
+		case w.from != nil && g.Pred.Seq <= w.from.Head.Seq:
+			return nil, errElsewhere
 		case g.Pred.Rand == "":
 			return Empty(), nil
 		}

@@ -158,7 +158,7 @@ func (b *Batch) Len() int { return len(b.txns) }
 
 // Fits reports whether t can be added without making the segment too large.
 func (b *Batch) Fits(t Txn) bool {
-	return len(b.txns) == 0 || (b.size+t.size() <= MaxBatch && len(b.txns) < maxTxns)
+	return len(b.txns) == 0 || (b.size+t.Size() <= MaxBatch && len(b.txns) < maxTxns)
 }
 
 // maxTxns bounds the transactions of one segment, the empty ones included.
@@ -178,7 +178,7 @@ func (b *Batch) Add(t Txn) (uint64, error) {
 	if next.bytes > MaxState && next.bytes > b.t.bytes {
 		return 0, &LimitError{What: "bytes of the persisted state", Have: next.bytes, Max: MaxState, Whole: true}
 	}
-	b.t, b.size = next, b.size+t.size()
+	b.t, b.size = next, b.size+t.Size()
 	b.txns = append(b.txns, slices.Clip(t.Changes))
 	return seq, nil
 }

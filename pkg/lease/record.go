@@ -22,9 +22,10 @@ type NodeRecord struct {
 	Version     string      `json:"version"`
 	Term        Term        `json:"term"` // highest term the node has seen
 	Electable   bool        `json:"electable"`
-	Why         string      `json:"why,omitempty"` // why it is not electable, or the last error
-	LeaseMs     int64       `json:"leaseMs"`       // the node's own heartbeatTimeout
-	StoreMs     int64       `json:"storeMs"`       // latency of its last heartbeat
+	Why         string      `json:"why,omitempty"`      // why it is not electable, or the last error
+	LeaseMs     int64       `json:"leaseMs"`            // the node's own heartbeatTimeout
+	StoreMs     int64       `json:"storeMs"`            // latency of its last heartbeat
+	StateSeq    uint64      `json:"stateSeq,omitempty"` // how far it holds the persisted state
 	WallMs      int64       `json:"wallMs"`
 	StartedMs   int64       `json:"startedMs"`
 	Removed     bool        `json:"removed,omitempty"`
