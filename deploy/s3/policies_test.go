@@ -69,6 +69,11 @@ func translate(t *testing.T, r *http.Request) asked {
 		}
 		if r.Method == http.MethodHead || q.Get("list-type") == "2" {
 			a.action = "s3:ListBucket"
+		}
+		if r.Method == http.MethodGet && q.Has("uploads") {
+			a.action = "s3:ListBucketMultipartUploads"
+		}
+		if r.Method == http.MethodHead || r.Method == http.MethodGet {
 			if q.Has("prefix") {
 				a.context["s3:prefix"] = q.Get("prefix")
 			}
@@ -146,6 +151,12 @@ func record(t *testing.T) (nodes, inspection []asked) {
 	must(t, store.Put(ctx, "artifacts/large", strings.NewReader(strings.Repeat("x", large)), large))
 	if err := store.Put(ctx, "artifacts/broken", &failing{left: large}, -1); err == nil {
 		t.Fatal("content that broke off was stored")
+	}
+
+	sweep, err := store.Sweep(ctx, "artifacts/", 0, true)
+	must(t, err)
+	if len(sweep) != 0 {
+		t.Fatalf("swept %v: an upload has a day", sweep)
 	}
 
 	mu.Lock()

@@ -89,6 +89,8 @@ var (
 	_ persistence.LateResults = (*Store)(nil)
 	_ persistence.Anchored    = (*Store)(nil)
 	_ persistence.Checker     = (*Store)(nil)
+	_ persistence.Ranger      = (*Store)(nil)
+	_ persistence.Sweeper     = (*Store)(nil)
 )
 
 // Wrap returns inner with faults to be injected; none at first. Locations
@@ -315,9 +317,13 @@ func (s *Store) Put(ctx context.Context, key string, r io.Reader, size int64) er
 
 // Get implements persistence.Objects.
 func (s *Store) Get(ctx context.Context, key string) (io.ReadCloser, error) {
+	return s.get(ctx, key, func() (io.ReadCloser, error) { return s.inner.Get(ctx, key) })
+}
+
+func (s *Store) get(ctx context.Context, key string, open func() (io.ReadCloser, error)) (io.ReadCloser, error) {
 	var rc io.ReadCloser
 	err := s.do(ctx, Get, key, func() (err error) {
-		rc, err = s.inner.Get(ctx, key)
+		rc, err = open()
 		return err
 	}, nil)
 	switch {
@@ -329,6 +335,23 @@ func (s *Store) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 		return io.NopCloser(strings.NewReader("")), nil
 	}
 	return rc, nil
+}
+
+// GetFrom implements persistence.Ranger, under the faults of Get.
+func (s *Store) GetFrom(ctx context.Context, key string, offset int64) (io.ReadCloser, error) {
+	r, ok := s.inner.(persistence.Ranger)
+	if !ok {
+		return nil, fmt.Errorf("%w: this store reads objects from their beginning only", persistence.Unsupported)
+	}
+	return s.get(ctx, key, func() (io.ReadCloser, error) { return r.GetFrom(ctx, key, offset) })
+}
+
+// Sweep implements persistence.Sweeper; faults leave it alone.
+func (s *Store) Sweep(ctx context.Context, prefix string, age time.Duration, remove bool) ([]persistence.Entry, error) {
+	if w, ok := s.inner.(persistence.Sweeper); ok {
+		return w.Sweep(ctx, prefix, age, remove)
+	}
+	return nil, fmt.Errorf("%w: this store can not tell what was left behind in it", persistence.Unsupported)
 }
 
 // List implements persistence.Objects.

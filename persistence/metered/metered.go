@@ -10,6 +10,7 @@ package metered
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"sync"
@@ -114,12 +115,15 @@ var (
 	_ persistence.LateResults = (*Store)(nil)
 	_ persistence.Anchored    = (*Store)(nil)
 	_ persistence.Checker     = (*Store)(nil)
+	_ persistence.Ranger      = (*Store)(nil)
+	_ persistence.Sweeper     = (*Store)(nil)
 	_ persistence.Inspector   = (*Store)(nil)
 )
 
 // Wrap returns inner with its operations counted. What inner can do besides
-// (LateResults, Anchored, Checker, Inspector) the result can do, too; for a store that
-// can not, it does nothing and finds nothing wrong.
+// (LateResults, Anchored, Checker, Inspector, Ranger, Sweeper) the result can do,
+// too; for a store that can not, it does nothing and finds nothing wrong, or says
+// Unsupported.
 func Wrap(inner persistence.Store) *Store {
 	s := &Store{inner: inner, bounds: Bounds(), ops: map[Op]*figures{}}
 	for _, op := range Ops() {
@@ -286,6 +290,26 @@ func (s *Store) Inspect(ctx context.Context) []persistence.Finding {
 		return i.Inspect(ctx)
 	}
 	return nil
+}
+
+// GetFrom implements persistence.Ranger, counted as a Get.
+func (s *Store) GetFrom(ctx context.Context, key string, offset int64) (io.ReadCloser, error) {
+	r, ok := s.inner.(persistence.Ranger)
+	if !ok {
+		return nil, fmt.Errorf("%w: this store reads objects from their beginning only", persistence.Unsupported)
+	}
+	from := time.Now()
+	rc, err := r.GetFrom(ctx, key, offset)
+	s.note(Get, from, err)
+	return rc, err
+}
+
+// Sweep implements persistence.Sweeper.
+func (s *Store) Sweep(ctx context.Context, prefix string, age time.Duration, remove bool) ([]persistence.Entry, error) {
+	if w, ok := s.inner.(persistence.Sweeper); ok {
+		return w.Sweep(ctx, prefix, age, remove)
+	}
+	return nil, fmt.Errorf("%w: this store can not tell what was left behind in it", persistence.Unsupported)
 }
 
 // Requests counts what a store sends, by kind ("PUT", "GET", "GET 304", ...).

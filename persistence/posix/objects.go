@@ -129,7 +129,7 @@ func (w *writer) begin() error {
 	if w.dir, err = w.s.subdir(root, dir); err != nil {
 		return err
 	}
-	w.tmp = ".tmp-" + random()
+	w.tmp = tmpPrefix + random()
 	w.f, err = w.dir.OpenFile(w.tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
 	if err != nil {
 		w.f, w.tmp = nil, ""
@@ -208,6 +208,10 @@ func (s *Store) subdir(root *os.Root, dir string) (*os.Root, error) {
 // Get implements persistence.Objects. The file is opened anew each time: a
 // kept descriptor never sees what was renamed over it.
 func (s *Store) Get(ctx context.Context, key string) (io.ReadCloser, error) {
+	return s.get(ctx, key, 0)
+}
+
+func (s *Store) get(ctx context.Context, key string, offset int64) (io.ReadCloser, error) {
 	if err := s.open(); err != nil {
 		return nil, err
 	}
@@ -216,7 +220,7 @@ func (s *Store) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	}
 	r := &reader{ctx: ctx, pool: s.objects, path: filepath.Join(s.dir, key)}
 	_, err := call(ctx, s.objects,
-		func() (struct{}, error) { return struct{}{}, r.begin(s, key) },
+		func() (struct{}, error) { return struct{}{}, r.begin(s, key, offset) },
 		func(struct{}, error) { r.shut() })
 	if err != nil {
 		return nil, err
@@ -236,8 +240,9 @@ type reader struct {
 	err  error  // after rest
 }
 
-// begin opens the file and reads its beginning, which mostly is all of it.
-func (r *reader) begin(s *Store, key string) error {
+// begin opens the file and reads what begins at offset, which mostly is all of
+// it.
+func (r *reader) begin(s *Store, key string, offset int64) error {
 	f, err := openObject(r.path)
 	if isMissing(err) || errors.Is(err, syscall.ENOTDIR) {
 		absent := s.absent(key)
@@ -263,7 +268,11 @@ func (r *reader) begin(s *Store, key string) error {
 		r.shut()
 		return wrap("stat", r.path, err)
 	}
-	r.buf = make([]byte, min(fi.Size()+1, chunkSize)) // one more, to see the end
+	if _, err := f.Seek(offset, io.SeekStart); err != nil {
+		r.shut()
+		return wrap("seek in", r.path, err)
+	}
+	r.buf = make([]byte, min(max(fi.Size()-offset, 0)+1, chunkSize)) // one more, to see the end
 	return r.fill()
 }
 

@@ -22,6 +22,7 @@ const (
 	putObject    action = "s3:PutObject"
 	deleteObject action = "s3:DeleteObject"
 	listBucket   action = "s3:ListBucket"
+	listUploads  action = "s3:ListBucketMultipartUploads"
 )
 
 var (
@@ -205,7 +206,7 @@ func (s *Store) wrongRegion(re *awshttp.ResponseError, code string) (verdict, bo
 // denied says what to allow, on what.
 func (s *Store) denied(do action, key string) string {
 	arn := "arn:aws:s3:::" + s.bucket
-	if do == listBucket {
+	if do == listBucket || do == listUploads {
 		return fmt.Sprintf("allow these credentials %s on %s for the prefix %s", do, arn, s.root)
 	}
 	if do == getObject {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -178,6 +179,10 @@ func (p *parts) next() (data []byte, last bool, err error) {
 
 // Get implements persistence.Objects.
 func (s *Store) Get(ctx context.Context, key string) (io.ReadCloser, error) {
+	return s.get(ctx, key, 0)
+}
+
+func (s *Store) get(ctx context.Context, key string, offset int64) (io.ReadCloser, error) {
 	if err := s.ready(ctx, "get "+key); err != nil {
 		return nil, err
 	}
@@ -185,9 +190,20 @@ func (s *Store) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 		return nil, err
 	}
 	full := s.root + key
-	out, err := s.objects.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.bucket, Key: &full})
+	in := &s3.GetObjectInput{Bucket: &s.bucket, Key: &full}
+	if offset > 0 {
+		in.Range = aws.String(fmt.Sprintf("bytes=%d-", offset))
+	}
+	out, err := s.objects.GetObject(ctx, in)
+	if re := response(err); offset > 0 && re != nil && re.HTTPStatusCode() == http.StatusRequestedRangeNotSatisfiable {
+		return http.NoBody, nil // offset is the end of the object, or beyond
+	}
 	if err != nil {
 		return nil, s.fail(ctx, getObject, full, err)
+	}
+	if offset > 0 && !strings.HasPrefix(aws.ToString(out.ContentRange), fmt.Sprintf("bytes %d-", offset)) {
+		_ = out.Body.Close()
+		return nil, fmt.Errorf("%w: %s does not give parts of objects", persistence.Unsupported, s.url(""))
 	}
 	if aws.ToString(out.ETag) == "" { // every object has one; an error page has not
 		_ = out.Body.Close()

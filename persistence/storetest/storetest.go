@@ -44,6 +44,7 @@ func Run(t *testing.T, open func(t *testing.T) (a, b persistence.Store)) {
 		{"reopened", conformance.testReopen},
 		{"objects", conformance.testObjects},
 		{"big objects", conformance.testBigObjects},
+		{"transfers", conformance.testTransfers},
 		{"keys", conformance.testKeys},
 		{"list", conformance.testList},
 		{"list pages", conformance.testPages},
@@ -414,6 +415,46 @@ func (c conformance) testBigObjects() {
 	}
 	if p, err := b.List(t.Context(), "", ""); err != nil || len(p.Items) != 1 {
 		t.Fatalf("failed puts left something behind: %+v, %v", p, err)
+	}
+}
+
+// testTransfers covers what only some stores can: reading from the middle, and
+// finding what was left behind.
+func (c conformance) testTransfers() {
+	t, a, b := c.t, c.a, c.b
+	const size = 600 << 10
+	content := strings.Repeat("0123456789abcde\n", size/16)
+	if err := a.Put(t.Context(), "artifacts/big", strings.NewReader(content), size); err != nil {
+		t.Fatal(err)
+	}
+	if r, ok := b.(persistence.Ranger); ok {
+		for _, offset := range []int64{0, 1, 256 << 10, size - 1, size, size + 1} {
+			rc, err := r.GetFrom(t.Context(), "artifacts/big", offset)
+			if errors.Is(err, persistence.Unsupported) {
+				break // a wrapped store that can not
+			}
+			if err != nil {
+				t.Fatalf("get from %d of %d: %v", offset, size, err)
+			}
+			got, err := io.ReadAll(rc)
+			if err = errors.Join(err, rc.Close()); err != nil || string(got) != content[min(offset, size):] {
+				t.Fatalf("get from %d of %d: %d bytes, %v", offset, size, len(got), err)
+			}
+		}
+		if _, err := r.GetFrom(t.Context(), "artifacts/none", 1); !errors.Is(err, persistence.Absent) && !errors.Is(err, persistence.Unsupported) {
+			t.Fatalf("get from the middle of nothing: %v; want Absent", err)
+		}
+	}
+	if s, ok := b.(persistence.Sweeper); ok {
+		for _, prefix := range []string{"artifacts/", "none/"} {
+			left, err := s.Sweep(t.Context(), prefix, time.Hour, true)
+			if (err != nil && !errors.Is(err, persistence.Unsupported)) || len(left) != 0 {
+				t.Fatalf("swept %v beneath %s, %v; nothing was left behind", left, prefix, err)
+			}
+		}
+		if get(t, a, "artifacts/big") != content {
+			t.Fatal("an object was changed")
+		}
 	}
 }
 
