@@ -37,9 +37,10 @@ func (s *Store) GetFrom(ctx context.Context, key string, offset int64) (io.ReadC
 func (s *Store) Sweep(ctx context.Context, prefix string, age time.Duration, remove bool) ([]persistence.Entry, error) {
 	dir := "."
 	if i := strings.LastIndexByte(prefix, '/'); i >= 0 {
-		if dir = prefix[:i]; checkKey(dir) != nil {
-			return nil, nil // no key has such a prefix
-		}
+		dir = prefix[:i]
+	}
+	if legal := dir == "." || checkKey(dir) == nil; !legal {
+		return []persistence.Entry{}, nil // no key has such a prefix
 	}
 	if err := s.open(); err != nil {
 		return nil, err

@@ -110,7 +110,7 @@ func (c *Cache) look(ctx context.Context, d Digest, size int64) (*Local, error) 
 
 // fetch puts the artifact into its place, verified.
 func (c *Cache) fetch(ctx context.Context, d Digest, size int64, fetch Fetch) error {
-	path := filepath.Join(c.dir, partPrefix+string(d))
+	path, final := filepath.Join(c.dir, partPrefix+string(d)), filepath.Join(c.dir, string(d))
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return c.explain(err)
@@ -122,13 +122,16 @@ func (c *Cache) fetch(ctx context.Context, d Digest, size int64, fetch Fetch) er
 	if !isAt(f, path) {
 		return nil // another process has brought it into its place; look again
 	}
+	if _, err := os.Stat(final); err == nil { // so it has, before we made ours
+		return c.explain(os.Remove(path))
+	}
 	if err := c.makeRoom(size); err != nil {
 		return err
 	}
 	if err := fill(ctx, f, d, size, fetch); err != nil {
 		return c.explain(err)
 	}
-	if err := errors.Join(f.Chmod(fileMode), f.Sync(), os.Rename(path, filepath.Join(c.dir, string(d)))); err != nil {
+	if err := errors.Join(f.Chmod(fileMode), f.Sync(), os.Rename(path, final)); err != nil {
 		return c.explain(err)
 	}
 	return c.explain(syncDir(c.dir))

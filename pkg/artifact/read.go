@@ -23,7 +23,7 @@ func (l *Library) Open(ctx context.Context, e Entry, offset int64) (io.ReadClose
 		return nil, err
 	}
 	r := &resuming{l: l, ctx: ctx, e: e, at: offset}
-	if err := r.open(); err != nil {
+	if err := r.open(); err != nil { //nolint:contextcheck // it has ctx
 		return nil, fmt.Errorf("artifact %s: %w", e.Name, err)
 	}
 	return r, nil
