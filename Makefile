@@ -27,12 +27,17 @@ VERSITYGW     := $(BIN)/versitygw-$(VERSITYGW_VERSION)
 VERSITYGW_OLD := $(BIN)/versitygw-$(VERSITYGW_OLD_VERSION)
 MINIO         := $(BIN)/minio-$(MINIO_VERSION)
 
+# Where test/hdfs/fetch puts Hadoop, and make hdfs-up its files.
+HADOOP   := $(BIN)/hadoop
+HDFS_DIR ?= /tmp/understudy-hdfs
+
 # What `make test` runs, in this order.
-SUITES ?= format lint unit sim e2e faults s3 nfs chaos model
+SUITES ?= format lint unit sim e2e faults s3 nfs hdfs chaos model
 
 # What `make conformance-all` runs: a target conformance-NAME each.
 CONFORMANCE += s3
 CONFORMANCE += nfs
+CONFORMANCE += hdfs
 
 # Packages of the slow suites; unit is everything else.
 SIM_PKGS   := ./pkg/election/...
@@ -41,7 +46,8 @@ FAULTS_PKG := ./test/faults
 CHAOS_PKG  := ./test/chaos
 S3_PKG     := ./test/s3
 NFS_PKG    := ./test/nfs
-SLOW       := /pkg/election/sim(/|$$)|/test/(e2e|faults|chaos|s3|nfs)$$
+HDFS_PKG   := ./test/hdfs
+SLOW       := /pkg/election/sim(/|$$)|/test/(e2e|faults|chaos|s3|nfs|hdfs)$$
 UNIT_PKGS   = $(shell $(GO) list -e ./... | grep -vE '$(SLOW)')
 
 # The race detector needs a C compiler. Without one the tests still run, and
@@ -57,7 +63,7 @@ CHECK  := $(BIN)/suite -dir $(RESULTS) check
 GOTEST  = $(BIN)/suite -dir $(RESULTS) gotest $(1) -- $(GOTESTSUM) --format=pkgname-and-test-fails --format-hide-empty-pkg --jsonfile=$(RESULTS)/$(1).json -- -count=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build install test race lint fmt cover check clean sim repro e2e faults chaos fuzz model nfs conformance-all need-go
+.PHONY: help demo build install test race lint fmt cover check clean sim repro e2e faults chaos fuzz model nfs hdfs-up hdfs-down conformance-all need-go
 
 help: ## this list
 	@echo 'Understudy keeps one service alive on several machines that share only storage.'
@@ -115,6 +121,14 @@ model: ## the protocol as models, searched exhaustively by spin; UPDATE=1 keeps 
 	@UPDATE=$(UPDATE) test/model/run
 
 nfs: conformance-nfs ## the posix store and whole nodes on real kernel NFS, in User Mode Linux; as root, half an hour
+
+hdfs-up: need-go ## a real HDFS on loopback with two NameNodes; ARGS="failover", "kill nn1", "hang nn1" ... does that to it
+	@test/hdfs/fetch $(HADOOP)
+	@$(GO) build -o $(BIN)/hdfs-lab ./test/hdfs/lab
+	@HDFS_JARS=$(abspath $(HADOOP)) $(BIN)/hdfs-lab $(HDFS_DIR) $(or $(ARGS),up)
+
+hdfs-down: ## end it
+	@HDFS_JARS=$(abspath $(HADOOP)) $(BIN)/hdfs-lab $(HDFS_DIR) down
 
 lint: $(GOLANGCI_LINT) ## golangci-lint, which also holds the dependency directions
 	@$(GOLANGCI_LINT) run ./...
@@ -181,6 +195,16 @@ suite-nfs: $(BIN)/suite $(GOTESTSUM)
 conformance-nfs: need-go
 	test/nfs/fetch $(BIN)/nfs-image
 	NFS_FULL=1 NFS_IMAGE=$(abspath $(BIN)/nfs-image) $(GO) test -count=1 -v -timeout=4h $(NFS_PKG)
+
+# The HDFS store and planes on a real HDFS, in the short form. Without Java,
+# Maven or a network the test is skipped, fails in CI, and says why.
+suite-hdfs: $(BIN)/suite $(GOTESTSUM) build
+	@test/hdfs/fetch $(HADOOP) || true
+	@HDFS_JARS=$(abspath $(HADOOP)) $(call GOTEST,hdfs) -timeout=15m $(HDFS_PKG)
+
+conformance-hdfs: need-go
+	test/hdfs/fetch $(HADOOP)
+	HDFS_FULL=1 HDFS_JARS=$(abspath $(HADOOP)) $(GO) test -count=1 -v -timeout=3h $(HDFS_PKG)
 
 # The models at smaller bounds.
 suite-model: $(BIN)/suite

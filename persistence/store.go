@@ -94,7 +94,7 @@ type Page struct {
 // Item is one object of a listing.
 type Item struct {
 	Key  string
-	Size int64 // bytes
+	Size int64 // bytes; -1 where a listing does not tell
 }
 
 // Store is one location that the nodes of a plane share.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/understudy-ha/understudy/persistence"
+	"github.com/understudy-ha/understudy/persistence/hdfs"
 	"github.com/understudy-ha/understudy/persistence/posix"
 	"github.com/understudy-ha/understudy/persistence/s3"
 	"github.com/understudy-ha/understudy/pkg/config"
@@ -27,7 +28,9 @@ func openStore(loc config.Location, warn func(string), count ...func(string)) (p
 		}
 		return s3.Open(loc.Host, loc.Path, o)
 	case "hdfs":
-		return nil, fmt.Errorf("%w: %s: this version opens directories and buckets only; use a path, file:///path or s3://bucket/prefix", persistence.Unsupported, loc)
+		return hdfs.Open(loc.Host, loc.Path, hdfs.Options{
+			ConfDir: loc.HDFS.ConfDir, User: loc.HDFS.User, Kerberos: hdfs.Kerberos(loc.HDFS.Kerberos), Warn: warn,
+		})
 	default:
 		return nil, fmt.Errorf("%w: no location: persistMode is DISABLED", persistence.Unsupported)
 	}

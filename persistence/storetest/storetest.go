@@ -512,7 +512,7 @@ func (c conformance) testList() {
 		t.Fatalf("list: %q\nwant: %q", got, keys)
 	}
 	p, err := b.List(t.Context(), "nodes/", "")
-	if err != nil || len(p.Items) != 2 || p.Items[0] != (persistence.Item{Key: "nodes/n1", Size: 8}) {
+	if err != nil || len(p.Items) != 2 || p.Items[0].Key != "nodes/n1" || (p.Items[0].Size != 8 && p.Items[0].Size != -1) {
 		t.Fatalf("list nodes/: %+v, %v", p, err)
 	}
 	for _, prefix := range append(keys, "", "a", "a/", "a/b", "n", "nodes", "nodes/", "nodes/n", "nodes/n1/", "zz", "zz/", "a/c/", "lease", "lease/", "//", ".") {

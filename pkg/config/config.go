@@ -265,6 +265,7 @@ type Store struct {
 	AllowLocal       bool          `yaml:"allowLocal"`
 	OperationTimeout time.Duration `yaml:"operationTimeout" derive:"min(3s, T/10, T/5-h)"` // o
 	S3               S3            `yaml:"s3"`
+	HDFS             HDFS          `yaml:"hdfs"`
 }
 
 // S3 is the section "store.s3": how to reach the bucket of an s3:// location,
@@ -283,6 +284,22 @@ type S3 struct {
 // State is the section "state": of the persisted state.
 type State struct {
 	Retention time.Duration `yaml:"retention"` // what nobody needs is kept for so long
+}
+
+// HDFS is the section "store.hdfs": how to reach the file system of an hdfs://
+// location, whose own query, hdfs://nameservice/path?user=…, comes before it.
+type HDFS struct {
+	ConfDir  string   `yaml:"confDir"`
+	User     string   `yaml:"user"`
+	Kerberos Kerberos `yaml:"kerberos"`
+}
+
+// Kerberos is the section "store.hdfs.kerberos": how to log in.
+type Kerberos struct {
+	Principal string `yaml:"principal"`
+	Keytab    string `yaml:"keytab"`
+	CCache    string `yaml:"ccache"`
+	Config    string `yaml:"config"`
 }
 
 // Log is the section "log".
@@ -367,7 +384,7 @@ func (c *Config) GuardStopTimeout(stop time.Duration) time.Duration {
 
 // Location is where the plane's shared state lies: persistenceDir, or, when
 // that is not set and store.allowLocal is, a directory beneath dataDir; with
-// what store.s3 adds to it. It is the zero Location when nothing is persisted.
+// what store.s3 or store.hdfs adds to it. It is the zero Location when nothing is persisted.
 func (c *Config) Location() (Location, error) {
 	if c.PersistMode == PersistDisabled {
 		return Location{}, nil
@@ -376,8 +393,12 @@ func (c *Config) Location() (Location, error) {
 		return ParseLocation(filepath.Join(c.DataDir, "store"))
 	}
 	loc, err := ParseLocation(c.PersistenceDir)
-	if err == nil && loc.Scheme == "s3" {
-		loc.S3 = loc.S3.or(c.Store.S3)
+	switch {
+	case err != nil:
+	case loc.Scheme == "s3":
+		optionsOfS3.fill(&loc.S3, &c.Store.S3)
+	case loc.Scheme == "hdfs":
+		optionsOfHDFS.fill(&loc.HDFS, &c.Store.HDFS)
 	}
 	return loc, err
 }

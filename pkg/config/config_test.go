@@ -360,6 +360,9 @@ func TestLocations(t *testing.T) {
 		"hdfs://nn:8020/u":    {Scheme: "hdfs", Host: "nn:8020", Path: "/u"},
 		"hdfs://ns/u/":        {Scheme: "hdfs", Host: "ns", Path: "/u"},
 		"HDFS://ns/u/../v//":  {Scheme: "hdfs", Host: "ns", Path: "/v"},
+		"hdfs://ns/u?confDir=/etc/hadoop&user=web&kerberos.principal=web%2F_HOST%40R&kerberos.keytab=/etc/web.keytab": {
+			Scheme: "hdfs", Host: "ns", Path: "/u", HDFS: HDFS{ConfDir: "/etc/hadoop", User: "web", Kerberos: Kerberos{Principal: "web/_HOST@R", Keytab: "/etc/web.keytab"}},
+		},
 	} {
 		got, err := ParseLocation(in)
 		if err != nil || got != want {
@@ -374,6 +377,7 @@ func TestLocations(t *testing.T) {
 		"", "/", "mnt", "./mnt", "file://mnt/u", "s3:///x", "s3://", "hdfs://", "hdfs://nn:8020", "hdfs:///x", "ftp://x/y", "s3://k:hunter2@b/p", "s3://b/p?versionId=1", "/a\nb", "s3://[x",
 		"s3://b/p?secretKey=hunter2", "s3://b/p?region=a&region=hunter2", "s3://b/p?sse=hunter2", "s3://b/p?pathStyle=maybe", "s3://b/p?x=hunter2#y", "s3:///p?x=hunter2",
 		"s3://b/p?endpoint=http://k:hunter2@h", "s3://b/p?endpoint=minio:9000", "s3://b/p?kmsKeyId=k", "s3://b/p?caFile=ca.pem", "s3://b/p?%zz=hunter2", "hdfs://h/p?x=hunter2",
+		"hdfs://h/a:b?user=hunter2", "hdfs://h/p?confDir=conf", "hdfs://h/p?kerberos.keytab=/k", "hdfs://h/p?kerberos.keytab=/k&kerberos.principal=p&kerberos.ccache=/c", "/p?q=1\n",
 	} {
 		if got, err := ParseLocation(in); err == nil {
 			t.Errorf("ParseLocation(%q) = %+v, want an error", in, got)

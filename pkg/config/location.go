@@ -17,6 +17,7 @@ type Location struct {
 	Host   string // bucket (s3); host:port or nameservice (hdfs); empty for file
 	Path   string // absolute directory (file, hdfs); prefix without slashes around it (s3)
 	S3     S3     // how to reach it (s3); an empty text: not set
+	HDFS   HDFS   // how to reach it (hdfs); an empty text: not set
 }
 
 // String writes the location as a URL that ParseLocation reads back; a
@@ -28,9 +29,9 @@ func (l Location) String() string {
 	case "file":
 		return l.Path
 	case "s3":
-		return "s3://" + l.Host + "/" + strings.NewReplacer("%", "%25", "?", "%3F", "#", "%23").Replace(l.Path) + l.S3.query()
+		return "s3://" + l.Host + "/" + strings.NewReplacer("%", "%25", "?", "%3F", "#", "%23").Replace(l.Path) + optionsOfS3.query(&l.S3)
 	default:
-		return l.Scheme + "://" + l.Host + "/" + strings.TrimPrefix(l.Path, "/")
+		return l.Scheme + "://" + l.Host + "/" + strings.NewReplacer("%", "%25", "?", "%3F", "#", "%23").Replace(strings.TrimPrefix(l.Path, "/")) + optionsOfHDFS.query(&l.HDFS)
 	}
 }
 
@@ -72,7 +73,7 @@ func ParseLocation(s string) (Location, error) {
 	if u.User != nil {
 		return Location{}, fmt.Errorf("%s://…: credentials do not belong into the URL; use the store's own way to log in", scheme)
 	}
-	if u.Fragment != "" || (u.RawQuery != "" && !strings.EqualFold(scheme, "s3")) {
+	if u.Fragment != "" || (u.RawQuery != "" && strings.EqualFold(scheme, "file")) {
 		return Location{}, fmt.Errorf("%q: a location takes no '?' or '#'", withoutQuery(s))
 	}
 	switch strings.ToLower(scheme) {
@@ -85,11 +86,11 @@ func ParseLocation(s string) (Location, error) {
 		if u.Host == "" {
 			return Location{}, fmt.Errorf("%q names no bucket: must be s3://bucket/prefix", withoutQuery(s))
 		}
-		options, err := parseS3Query(u.RawQuery)
-		if err != nil {
+		l := Location{Scheme: "s3", Host: u.Host, Path: strings.Trim(path.Clean("/"+u.Path), "/")}
+		if err := optionsOfS3.parse(u.RawQuery, &l.S3); err != nil {
 			return Location{}, err
 		}
-		return Location{Scheme: "s3", Host: u.Host, Path: strings.Trim(path.Clean("/"+u.Path), "/"), S3: options}, nil
+		return l, l.S3.check()
 	case "hdfs":
 		if u.Host == "" {
 			return Location{}, fmt.Errorf("%q names no host: must be hdfs://host:port/path or hdfs://nameservice/path", s)
@@ -98,7 +99,14 @@ func ParseLocation(s string) (Location, error) {
 		if p == "/" {
 			return Location{}, fmt.Errorf("%q names the root of the file system: give a directory of its own, e.g. hdfs://%s/understudy", s, u.Host)
 		}
-		return Location{Scheme: "hdfs", Host: u.Host, Path: p}, nil
+		l := Location{Scheme: "hdfs", Host: u.Host, Path: p}
+		if strings.ContainsRune(p, ':') {
+			return Location{}, fmt.Errorf("%q has a ':' in its path, which HDFS does not take", withoutQuery(s))
+		}
+		if err := optionsOfHDFS.parse(u.RawQuery, &l.HDFS); err != nil {
+			return Location{}, err
+		}
+		return l, l.HDFS.check()
 	default:
 		return Location{}, fmt.Errorf("unknown scheme %q: must be a path, file://, s3:// or hdfs://", scheme)
 	}
@@ -121,57 +129,77 @@ func withoutQuery(s string) string {
 	return s
 }
 
-// s3Settings are the settings of store.s3, which are the keys of a query too.
-func s3Settings() []setting { return schema().sections["store"].sections["s3"].flatten() }
-
-// s3Name is the key of a query that stands for a setting of store.s3.
-func (s setting) s3Name() string { return strings.TrimPrefix(s.key, "store.s3.") }
-
-// field is that of a setting of store.s3.
-func (o *S3) field(s setting) reflect.Value {
-	return reflect.ValueOf(o).Elem().Field(s.index[len(s.index)-1])
+// options are the settings of a kind of store, which are the keys of the query
+// of its URLs too.
+type options struct {
+	section string // "s3" stands for store.s3
+	example string // of a query
+	secrets string // where credentials belong instead
 }
 
-// parseS3Query reads ?region=…&endpoint=…. Errors show names, never values.
-func parseS3Query(query string) (S3, error) {
-	var o S3
+var (
+	optionsOfS3 = options{
+		"s3", "?region=eu-west-1&endpoint=https://minio:9000",
+		"use AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or a role",
+	}
+	optionsOfHDFS = options{
+		"hdfs", "?confDir=/etc/hadoop/conf&user=understudy",
+		"use a keytab, or kinit",
+	}
+)
+
+func (o options) settings() []setting {
+	return schema().sections["store"].sections[o.section].flatten()
+}
+
+// name is the key of a query that stands for a setting.
+func (o options) name(s setting) string { return strings.TrimPrefix(s.key, "store."+o.section+".") }
+
+// field is that of a setting in the struct that of points to.
+func (o options) field(of any, s setting) reflect.Value {
+	const above = 2 // store, and the section in it
+	return reflect.ValueOf(of).Elem().FieldByIndex(s.index[above:])
+}
+
+// parse reads a query into the struct. Errors show names, never values.
+func (o options) parse(query string, into any) error {
 	values, err := url.ParseQuery(query)
 	if err != nil {
-		return o, errors.New("what follows the '?' can not be read; write ?region=eu-west-1&endpoint=https://minio:9000")
+		return errors.New("what follows the '?' can not be read; write " + o.example)
 	}
-	known := s3Settings()
+	known := o.settings()
 	for name, v := range values {
-		i := slices.IndexFunc(known, func(s setting) bool { return s.s3Name() == name })
+		i := slices.IndexFunc(known, func(s setting) bool { return o.name(s) == name })
 		switch {
 		case i < 0:
 			var names []string
 			for _, s := range known {
-				names = append(names, s.s3Name())
+				names = append(names, o.name(s))
 			}
-			return o, fmt.Errorf("unknown option %q behind the '?': legal are %s; credentials do not belong there, use AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or a role",
-				name, strings.Join(names, ", "))
+			return fmt.Errorf("unknown option %q behind the '?': legal are %s; credentials do not belong there, %s",
+				name, strings.Join(names, ", "), o.secrets)
 		case len(v) > 1:
-			return o, fmt.Errorf("option %q is given %d times behind the '?'; remove all but one", name, len(v))
+			return fmt.Errorf("option %q is given %d times behind the '?'; remove all but one", name, len(v))
 		}
 		text := v[0]
 		if enum := known[i].enum; len(enum) > 0 {
 			word, ok := enumWord(text, known[i])
 			if !ok {
-				return o, fmt.Errorf("option %q behind the '?' is not one of %s", name, strings.Join(enum, ", "))
+				return fmt.Errorf("option %q behind the '?' is not one of %s", name, strings.Join(enum, ", "))
 			}
 			text = word
 		}
-		o.field(known[i]).SetString(text)
+		o.field(into, known[i]).SetString(text)
 	}
-	return o, o.check()
+	return nil
 }
 
-// query writes what is set, as parseS3Query reads it.
-func (o S3) query() string {
+// query writes what is set, as parse reads it.
+func (o options) query(from any) string {
 	q := url.Values{}
-	for _, s := range s3Settings() {
-		if text := o.field(s).String(); text != "" && !slices.Contains([]string{"auto", "none"}, text) {
-			q.Set(s.s3Name(), text)
+	for _, s := range o.settings() {
+		if text := o.field(from, s).String(); text != "" && !slices.Contains([]string{"auto", "none"}, text) {
+			q.Set(o.name(s), text)
 		}
 	}
 	if len(q) == 0 {
@@ -180,14 +208,13 @@ func (o S3) query() string {
 	return "?" + q.Encode()
 }
 
-// or fills in from defaults what is not set.
-func (o S3) or(defaults S3) S3 {
-	for _, s := range s3Settings() {
-		if f := o.field(s); f.String() == "" {
-			f.SetString(defaults.field(s).String())
+// fill takes from defaults what is not set.
+func (o options) fill(into, defaults any) {
+	for _, s := range o.settings() {
+		if f := o.field(into, s); f.String() == "" {
+			f.SetString(o.field(defaults, s).String())
 		}
 	}
-	return o
 }
 
 // check refuses options that can not work, alone or together. The message
@@ -196,19 +223,38 @@ func (o S3) check() error {
 	if o.Endpoint != "" {
 		u, err := url.Parse(o.Endpoint)
 		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-			return &s3Error{"endpoint", "is not the URL of a server; write e.g. https://minio.example.org:9000 (credentials do not belong there)"}
+			return &optionError{"endpoint", "is not the URL of a server; write e.g. https://minio.example.org:9000 (credentials do not belong there)"}
 		}
 	}
 	if o.KMSKeyID != "" && !strings.HasPrefix(o.SSE, "aws:kms") {
-		return &s3Error{"kmsKeyId", "needs sse: aws:kms beside it"}
+		return &optionError{"kmsKeyId", "needs sse: aws:kms beside it"}
 	}
 	if o.CAFile != "" && !filepath.IsAbs(o.CAFile) {
-		return &s3Error{"caFile", fmt.Sprintf("%q is not an absolute path", o.CAFile)}
+		return &optionError{"caFile", fmt.Sprintf("%q is not an absolute path", o.CAFile)}
 	}
 	return nil
 }
 
-// s3Error is about one option.
-type s3Error struct{ name, text string }
+// check refuses options that can not work, alone or together. The message
+// begins with the name of one of them.
+func (o HDFS) check() error {
+	for _, f := range []struct{ name, path string }{
+		{"confDir", o.ConfDir}, {"kerberos.keytab", o.Kerberos.Keytab}, {"kerberos.ccache", o.Kerberos.CCache}, {"kerberos.config", o.Kerberos.Config},
+	} {
+		if f.path != "" && !filepath.IsAbs(f.path) {
+			return &optionError{f.name, fmt.Sprintf("%q is not an absolute path", f.path)}
+		}
+	}
+	if k := o.Kerberos; k.Keytab != "" && k.Principal == "" {
+		return &optionError{"kerberos.keytab", "needs kerberos.principal beside it, as 'klist -k' shows it"}
+	}
+	if k := o.Kerberos; k.Keytab != "" && k.CCache != "" {
+		return &optionError{"kerberos.ccache", "and kerberos.keytab are given both; remove one"}
+	}
+	return nil
+}
 
-func (e *s3Error) Error() string { return e.name + ": " + e.text }
+// optionError is about one option.
+type optionError struct{ name, text string }
+
+func (e *optionError) Error() string { return e.name + ": " + e.text }

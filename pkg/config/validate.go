@@ -76,7 +76,7 @@ func (v *validator) places() {
 	if c.PersistMode == PersistDisabled && c.PersistenceDir != "" {
 		v.warn("persistenceDir", "%s is not used: persistMode is DISABLED", c.PersistenceDir)
 	}
-	v.s3(loc)
+	v.storeOptions(loc)
 	if !filepath.IsAbs(c.DataDir) {
 		v.bad("dataDir", "%q is not an absolute path; write e.g. /var/lib/understudy", c.DataDir)
 		return
@@ -96,19 +96,31 @@ func (v *validator) places() {
 	}
 }
 
-// s3 judges the options of an s3 location together, wherever each is written.
-func (v *validator) s3(loc Location) {
-	if loc.Scheme != "s3" {
-		for _, set := range s3Settings() {
-			if loc.Scheme != "" && v.c.IsSet(set.key) {
-				v.warn(set.key, "is not used: persistenceDir %s is no s3:// location", v.c.PersistenceDir)
+// storeOptions judges the options of a bucket or of HDFS together, wherever each
+// is written.
+func (v *validator) storeOptions(loc Location) {
+	for _, o := range []options{optionsOfS3, optionsOfHDFS} {
+		if loc.Scheme == o.section || loc.Scheme == "" {
+			continue
+		}
+		for _, set := range o.settings() {
+			if v.c.IsSet(set.key) {
+				v.warn(set.key, "is not used: persistenceDir %s is no %s:// location", v.c.PersistenceDir, o.section)
 			}
 		}
-		return
 	}
-	var e *s3Error
-	if err := loc.S3.check(); errors.As(err, &e) {
-		v.bad("store.s3."+e.name, "%s", e.text)
+	var (
+		err error
+		e   *optionError
+	)
+	switch loc.Scheme {
+	case "s3":
+		err = loc.S3.check()
+	case "hdfs":
+		err = loc.HDFS.check()
+	}
+	if errors.As(err, &e) {
+		v.bad("store."+loc.Scheme+"."+e.name, "%s", e.text)
 	}
 }
 

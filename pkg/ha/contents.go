@@ -205,8 +205,12 @@ func (r *contentsReader) object(it persistence.Item) error {
 		}
 		r.c.View = &views[0]
 	case nested && slices.Contains(dataPrefixes, prefix+"/"):
+		size, err := r.size(it)
+		if err != nil {
+			return err
+		}
 		d := r.c.Data[prefix+"/"]
-		r.c.Data[prefix+"/"] = Data{d.Objects + 1, d.Bytes + it.Size}
+		r.c.Data[prefix+"/"] = Data{d.Objects + 1, d.Bytes + size}
 	default:
 		r.c.Foreign = append(r.c.Foreign, it.Key)
 	}
@@ -243,6 +247,22 @@ func readStored[T any](r *contentsReader, key string, into *[]Stored[T], parse f
 	s.Value, s.Err = parse(b)
 	*into = append(*into, s)
 	return nil
+}
+
+// size is that of an object, which not every listing tells.
+func (r *contentsReader) size(it persistence.Item) (size int64, err error) {
+	if it.Size >= 0 {
+		return it.Size, nil
+	}
+	err = bounded(r.ctx, r.limit, func(ctx context.Context) error {
+		b, err := readObject(ctx, r.store, it.Key)
+		size = int64(len(b))
+		return err
+	})
+	if errors.Is(err, persistence.Absent) {
+		return 0, nil // removed since it was listed
+	}
+	return size, err
 }
 
 // survey adds what a listing of objects does not show.

@@ -165,7 +165,7 @@ func body(d *Daemon, method string, reply []byte) ([]byte, error) {
 		if n < 0 {
 			return nil, protowire.ParseError(n)
 		}
-		switch num {
+		switch int(num) {
 		case 2:
 			status, _ = protowire.ConsumeVarint(b)
 		case 5:

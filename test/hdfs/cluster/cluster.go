@@ -83,7 +83,7 @@ func Start(ctx context.Context, dir string, s Settings, detached bool) (*Cluster
 		return nil, errors.New(why)
 	}
 	c := &Cluster{Dir: dir, settings: s, lib: filepath.Join(jars(), "lib"), detached: detached}
-	if err := c.plan(); err != nil {
+	if err := c.plan(ctx); err != nil {
 		return nil, err
 	}
 	err := c.begin(ctx)
@@ -94,12 +94,12 @@ func Start(ctx context.Context, dir string, s Settings, detached bool) (*Cluster
 }
 
 // plan names the daemons and finds their ports.
-func (c *Cluster) plan() error {
+func (c *Cluster) plan(ctx context.Context) error {
 	journals, names := 3, 2
 	if c.settings.Single {
 		journals, names = 0, 1
 	}
-	ports, err := freePorts(2*(journals+names) + 3)
+	ports, err := freePorts(ctx, 2*(journals+names)+3)
 	if err != nil {
 		return err
 	}
@@ -119,7 +119,7 @@ func (c *Cluster) begin(ctx context.Context) error {
 		return err
 	}
 	for _, d := range c.daemons() {
-		if err := c.launch(d); err != nil {
+		if err := c.launch(ctx, d); err != nil {
 			return err
 		}
 	}
@@ -162,7 +162,7 @@ func (c *Cluster) format(ctx context.Context) error {
 
 func (c *Cluster) makeTemplate(ctx context.Context, template string) error {
 	for _, d := range c.Journals {
-		if err := c.launch(d); err != nil {
+		if err := c.launch(ctx, d); err != nil {
 			return err
 		}
 	}
@@ -215,7 +215,7 @@ func (c *Cluster) Restart(ctx context.Context, d *Daemon) error {
 	if d.Running() {
 		return fmt.Errorf("%s runs", d.Name)
 	}
-	if err := c.launch(d); err != nil {
+	if err := c.launch(ctx, d); err != nil {
 		return err
 	}
 	return c.answers(ctx, d)

@@ -69,14 +69,14 @@ func (c *Cluster) command(ctx context.Context, conf, heap string, class string, 
 	return cmd
 }
 
-// launch starts a daemon.
-func (c *Cluster) launch(d *Daemon) error {
+// launch starts a daemon, which outlives ctx.
+func (c *Cluster) launch(ctx context.Context, d *Daemon) error {
 	out, err := os.OpenFile(c.logPath(d), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644) //nolint:gosec // nothing secret
 	if err != nil {
 		return err
 	}
 	defer out.Close()
-	cmd := c.command(context.Background(), d.Name, "192m", classes[d.Kind])
+	cmd := c.command(context.WithoutCancel(ctx), d.Name, "192m", classes[d.Kind])
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	started, done := make(chan error), make(chan struct{})
@@ -207,12 +207,12 @@ var errNoPort = errors.New("no free port")
 
 // freePorts finds ports beneath the range the kernel hands out, so that they
 // are still free when a daemon is started again.
-func freePorts(n int) ([]int, error) {
+func freePorts(ctx context.Context, n int) ([]int, error) {
 	var lc net.ListenConfig
 	var ports []int
 	for i := 0; i < 500 && len(ports) < n; i++ {
 		port := 8000 + (os.Getpid()*53+int(time.Now().UnixNano()/1000)+i*7)%2000
-		l, err := lc.Listen(context.Background(), "tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		l, err := lc.Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err != nil {
 			continue
 		}

@@ -24,6 +24,8 @@ const usage = `usage: lab DIR COMMAND
   start NAME       start it again; a NameNode comes back as standby
 `
 
+var errUsage = errors.New("no such command; call it without arguments to see those there are")
+
 func main() {
 	if len(os.Args) < 3 {
 		fmt.Fprint(os.Stderr, usage)
@@ -70,7 +72,7 @@ func run(ctx context.Context, dir, command string, args []string) error {
 // one does something to one daemon.
 func one(ctx context.Context, c *cluster.Cluster, command string, args []string) error {
 	if len(args) != 1 {
-		return errors.New(usage)
+		return errUsage
 	}
 	d, err := c.Daemon(args[0])
 	if err != nil {
@@ -89,7 +91,7 @@ func one(ctx context.Context, c *cluster.Cluster, command string, args []string)
 		}
 		return c.Save()
 	}
-	return errors.New(usage)
+	return errUsage
 }
 
 func up(ctx context.Context, dir string) error {
