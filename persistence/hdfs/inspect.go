@@ -206,7 +206,10 @@ func (s *Store) inspectAttrs(c *session) persistence.Finding {
 
 // inspectQuota looks for limits on the directory and those above it.
 func (s *Store) inspectQuota(c *session) []persistence.Finding {
-	const few = 1000 // names, of which a plane needs some tens and each reign one
+	const (
+		few       = 1000    // names, of which a plane needs some tens and each reign one
+		unlimited = 1 << 60 // the root has a quota always, of as many names as there are numbers
+	)
 	limits := ""
 	for dir := s.root; ; dir = path.Dir(dir) {
 		sum, err := c.client.GetContentSummary(dir)
@@ -216,7 +219,7 @@ func (s *Store) inspectQuota(c *session) []persistence.Finding {
 			}
 			break // not ours to look at
 		}
-		if quota := sum.NameQuota(); quota > 0 {
+		if quota := sum.NameQuota(); quota > 0 && quota < unlimited {
 			left := quota - sum.FileCount() - sum.DirectoryCount()
 			limits += fmt.Sprintf("%s may have %d more names; ", dir, left)
 			if left < few {
