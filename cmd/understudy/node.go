@@ -69,6 +69,10 @@ type daemon struct {
 // everything down again. Whatever is wrong with the configuration or the
 // machine shows before the node takes part in anything.
 func runNode(ctx context.Context, d *daemon) (err error) {
+	var watched sync.WaitGroup // by the service manager, until all is taken down
+	watch, unwatch := context.WithCancel(context.WithoutCancel(ctx))
+	defer watched.Wait()
+	defer unwatch()
 	if err := d.prepare(ctx); err != nil {
 		return errors.Join(err, d.close())
 	}
@@ -108,6 +112,9 @@ func runNode(ctx context.Context, d *daemon) (err error) {
 	standby.Go(func() { d.watchStandby(rest, node) })
 	standby.Go(func() { d.watchAccess(rest) })
 	d.sayAccess()
+	manager := newNotifier(node, d.log)
+	watched.Go(func() { manager.run(watch) })
+	defer manager.over.Store(true)
 	var told sync.WaitGroup
 	d.tell(rest, node, &told)
 	d.log.Info("started", zap.String("node", string(d.dir.Node())), zap.String("uri", d.uri),
@@ -412,7 +419,7 @@ func untilSignal(ctx context.Context, log *zap.Logger, onHangUp func()) (context
 				return
 			case s := <-ch:
 				if s == syscall.SIGHUP {
-					onHangUp()
+					tellReload(log, onHangUp)
 					continue
 				}
 				log.Info("stopping", zap.String("signal", s.String()))

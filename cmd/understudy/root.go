@@ -77,6 +77,7 @@ Exit codes: 0 done, 1 failed or "no", 2 usage or bad configuration,
 		newStatesCommand(g),
 		newStatusCommand(g),
 		newStoreCommand(g),
+		newSystemdCommand(g),
 		newVersionCommand(g),
 	)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {

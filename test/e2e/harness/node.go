@@ -124,7 +124,8 @@ func (n *Node) Set(key string, value any) { n.settings[key] = value }
 // ConfigFile is the path of the node's configuration.
 func (n *Node) ConfigFile() string { return filepath.Join(n.plane.Dir, n.Name+".yaml") }
 
-func (n *Node) writeConfig() error {
+// WriteConfig writes the configuration, as Start does.
+func (n *Node) WriteConfig() error {
 	all := map[string]any{
 		"persistenceDir":     n.Store,
 		"dataDir":            n.DataDir,
@@ -196,7 +197,7 @@ func (n *Node) Start(args ...string) {
 }
 
 func (n *Node) start(args []string) error {
-	if err := n.writeConfig(); err != nil {
+	if err := n.WriteConfig(); err != nil {
 		return err
 	}
 	log, err := os.OpenFile(n.logPath(), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
