@@ -275,7 +275,7 @@ func TestHangingEndpoint(t *testing.T) {
 	t.Cleanup(func() { close(release) })
 	n := master()
 	s := start(t, n)
-	c := connect(t, client.Options{User: "admin", Password: "one", Insecure: true, Timeout: 100 * time.Millisecond}, hung.URL, s.URL)
+	c := connect(t, client.Options{User: "admin", Password: "one", Insecure: true, Timeout: time.Second}, hung.URL, s.URL)
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	_, err := c.SetPriority(ctx, 1)
@@ -383,7 +383,7 @@ func TestGeneratedCredentialsAndCertificate(t *testing.T) {
 	go func() {
 		ended <- server.Serve(ctx, ln, server.New(master(), server.Options{Gate: gate(auth)}), server.TLSConfig(cert), nil)
 	}()
-	c := connect(t, client.Options{User: cred.User, Password: cred.Password, CA: ca}, ln.Addr().String())
+	c := connect(t, client.Options{User: cred.User, Password: cred.Password, CA: ca, Timeout: time.Minute}, ln.Addr().String()) // bcrypt takes what it takes
 	if st, err := c.State(t.Context()); err != nil || st != v1.StateMaster {
 		t.Errorf("%s %v", st, err)
 	}

@@ -267,7 +267,7 @@ func TestRequestsPerAddressAreLimited(t *testing.T) {
 	if code := from(t, h, "10.0.0.1:1", path); code != 429 {
 		t.Errorf("and at once again: %d", code)
 	}
-	for i := range 3 * maxClients {
+	for i := range maxClients + 10 {
 		from(t, h, fmt.Sprintf("[2001:db8:0:%x::1]:1", i), path)
 	}
 	if n := len(s.rates.of); n > maxClients {

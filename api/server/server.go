@@ -101,7 +101,7 @@ func (s *server) router() http.Handler {
 	// Cleaning a path means redirecting, and a health path never redirects.
 	m := mux.NewRouter().SkipClean(true)
 	for _, rt := range routes() {
-		m.Handle(rt.path, s.handler(rt)).Methods(rt.methods...)
+		m.Handle(rt.path, s.handler(rt)).Methods(slices.Clone(rt.methods)...) // it writes to what it is given
 	}
 	m.NotFoundHandler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		failure(http.StatusNotFound, "no such path: "+r.URL.Path, "GET /v1/openapi.yaml lists what there is").write(w)

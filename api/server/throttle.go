@@ -83,7 +83,7 @@ func (l *logins) add(addr netip.Addr, user string, now lease.Instant) {
 	}
 }
 
-// shrink forgets the old; and anybody, if that is not enough.
+// shrink forgets the old; and anybody, if that does not halve it.
 func (l *logins) shrink(now lease.Instant) {
 	for c, f := range l.failed {
 		if now.Longest(f.last) > forgetAfter {
@@ -91,7 +91,7 @@ func (l *logins) shrink(now lease.Instant) {
 		}
 	}
 	for c := range l.failed {
-		if len(l.failed) <= maxClients {
+		if len(l.failed) <= maxClients/2 {
 			return
 		}
 		delete(l.failed, c)
