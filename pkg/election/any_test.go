@@ -76,7 +76,7 @@ func (h *anyone) draw() Event {
 		term = r.term
 	}
 	ok := rapid.Bool().Draw(t, "ok")
-	switch rapid.IntRange(0, 26).Draw(t, "event") {
+	switch rapid.IntRange(0, 28).Draw(t, "event") {
 	case 0, 1, 2, 3, 4, 5:
 		h.reading = false
 		return h.read(term)
@@ -136,6 +136,13 @@ func (h *anyone) draw() Event {
 		return Fenced{Version: h.fencing, Off: ok}
 	case 25:
 		return Fenced{Version: h.m.watch.version, Off: ok}
+	case 26:
+		return Peers{Candidates: []Candidate{{Node: "node0002", Priority: rapid.IntRange(-1, 1).Draw(t, "priority"), State: lease.StateStandby}}}
+	case 27:
+		if ok {
+			return Ack{}
+		}
+		return SetMaintenance{Why: rapid.SampledFrom([]string{"", "patching"}).Draw(t, "maintenance")}
 	}
 	return Tick{}
 }

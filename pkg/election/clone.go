@@ -9,6 +9,7 @@ func (m *Machine) Clone() *Machine {
 	c.out = nil
 	c.w.open = slices.Clone(m.w.open)
 	c.peers = slices.Clone(m.peers)
+	c.changes = slices.Clone(m.changes)
 	if m.reign != nil {
 		r := *m.reign
 		if r.leaving != nil {

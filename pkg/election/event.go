@@ -100,7 +100,10 @@ type (
 	}
 
 	// Peers means: the candidates as they are known now, self excluded. Advisory.
-	Peers struct{ Candidates []Candidate }
+	Peers struct {
+		Candidates []Candidate
+		Prefer     lease.NodeID // an operator wants this one to claim first; empty: no wish
+	}
 	// Nudged means: somebody says the register has changed; read it now.
 	Nudged struct{}
 	// Trust means: the store passed verification at this node, or failed it (R18).
@@ -122,7 +125,13 @@ type (
 		HoldOff time.Duration
 		Why     string
 	}
-	// SetPaused means: automatic moves off or on. Effective on the master.
+	// SetMaintenance means: this node is not to be master, for the reason given;
+	// it hands over first. An empty reason ends it.
+	SetMaintenance struct{ Why string }
+	// Ack means: an operator has seen that the mastership moved too often.
+	Ack struct{}
+	// SetPaused means: automatic moves off or on. The master writes it; on a
+	// paused plane without one, whoever claims next takes the pause away.
 	SetPaused struct{ Paused bool }
 	// SetTimeout means: a new heartbeatTimeout, in force from this node's next term
 	// on (R13).
@@ -131,30 +140,32 @@ type (
 	Shutdown struct{ Why string }
 )
 
-func (Tick) isEvent()          {}
-func (ReadDone) isEvent()      {}
-func (WriteDone) isEvent()     {}
-func (BirthDone) isEvent()     {}
-func (Listed) isEvent()        {}
-func (Remembered) isEvent()    {}
-func (Armed) isEvent()         {}
-func (Ready) isEvent()         {}
-func (Unready) isEvent()       {}
-func (ServiceFailed) isEvent() {}
-func (GuardStopping) isEvent() {}
-func (TreeStuck) isEvent()     {}
-func (TreeEmpty) isEvent()     {}
-func (GuardLost) isEvent()     {}
-func (Fenced) isEvent()        {}
-func (Peers) isEvent()         {}
-func (Nudged) isEvent()        {}
-func (Trust) isEvent()         {}
-func (SetMode) isEvent()       {}
-func (SetPriority) isEvent()   {}
-func (StepDown) isEvent()      {}
-func (SetPaused) isEvent()     {}
-func (SetTimeout) isEvent()    {}
-func (Shutdown) isEvent()      {}
+func (Tick) isEvent()           {}
+func (ReadDone) isEvent()       {}
+func (WriteDone) isEvent()      {}
+func (BirthDone) isEvent()      {}
+func (Listed) isEvent()         {}
+func (Remembered) isEvent()     {}
+func (Armed) isEvent()          {}
+func (Ready) isEvent()          {}
+func (Unready) isEvent()        {}
+func (ServiceFailed) isEvent()  {}
+func (GuardStopping) isEvent()  {}
+func (TreeStuck) isEvent()      {}
+func (TreeEmpty) isEvent()      {}
+func (GuardLost) isEvent()      {}
+func (Fenced) isEvent()         {}
+func (Peers) isEvent()          {}
+func (Nudged) isEvent()         {}
+func (Trust) isEvent()          {}
+func (SetMode) isEvent()        {}
+func (SetPriority) isEvent()    {}
+func (StepDown) isEvent()       {}
+func (SetMaintenance) isEvent() {}
+func (Ack) isEvent()            {}
+func (SetPaused) isEvent()      {}
+func (SetTimeout) isEvent()     {}
+func (Shutdown) isEvent()       {}
 
 // Action is something the node is to do. Actions are performed in order, each
 // without waiting for the one before to complete.
@@ -289,4 +300,6 @@ const (
 	NoteFenced      NoteKind = "fenced"      // it is confirmed to be off
 	NoteUnfenced    NoteKind = "unfenced"    // it is not
 	NoteTakeover    NoteKind = "takeover"    // the named successor did not claim in time
+	NoteFailback    NoteKind = "failback"    // a better node has been healthy for long enough
+	NoteFlapping    NoteKind = "flapping"    // the mastership has moved too often
 )

@@ -215,7 +215,7 @@ func (h *fuzzed) event() Event {
 
 func (h *fuzzed) operator() Event {
 	in := &h.in
-	switch in.byte() % 6 {
+	switch in.byte() % 8 {
 	case 0:
 		return SetMode{Mode: h.mode(), Force: in.bool()}
 	case 1:
@@ -229,6 +229,10 @@ func (h *fuzzed) operator() Event {
 			return SetTimeout{Timing: timing}
 		}
 		return Tick{}
+	case 6:
+		return SetMaintenance{Why: in.text()}
+	case 7:
+		return Ack{}
 	}
 	return Shutdown{Why: in.text()}
 }

@@ -33,6 +33,8 @@ type Config struct {
 	DrainDelay  time.Duration // of planned ends, before the service is stopped
 	AutoInit    bool          // this node may make the register (R0)
 	Persist     bool          // each reign begins by reading the persisted state
+	Failback    Failback
+	AntiFlap    AntiFlap
 
 	// What the local disk remembers: which plane this node belongs to and the
 	// highest term it has acted on. Empty and 0 for a node that never ran.
@@ -88,7 +90,12 @@ type Machine struct {
 	trouble trouble
 	mistrust,
 	pausedWish string
-	peers []Candidate
+	peers       []Candidate
+	prefer      lease.NodeID    // an operator wants this one to claim first
+	better      better          // of the candidates, for failbacks
+	changes     []lease.Instant // the latest role changes that nobody asked for
+	maintenance string          // why this node is not to be master; empty: it may
+	resumed     string          // the version whose pause an operator has ended
 
 	decided  bool          // the starting mode has been honoured
 	since    lease.Instant // when the machine was started
@@ -142,6 +149,8 @@ const (
 	ReasonStopping      = "STOPPING"
 	ReasonPaused        = "PAUSED"
 	ReasonForgetful     = "DATA_DIR_FAILED"
+	ReasonMaintenance   = "MAINTENANCE"
+	ReasonFlapping      = "FLAPPING"
 )
 
 const never = time.Hour // a bound for Deadline when nothing is due
@@ -245,7 +254,8 @@ func (m *Machine) handle(ev Event) {
 	case Commit:
 		m.commit(ev)
 	case Peers:
-		m.peers = ev.Candidates
+		m.peers, m.prefer = ev.Candidates, ev.Prefer
+		m.weigh()
 	case Nudged:
 		m.wantNewRead()
 	case Trust:
@@ -254,18 +264,17 @@ func (m *Machine) handle(ev Event) {
 		m.setMode(ev)
 	case SetPriority:
 		m.cfg.Priority = ev.Priority
+		m.weigh()
+	case SetMaintenance:
+		m.maintenance = ev.Why
+	case Ack:
+		m.changes = nil
 	case StepDown:
 		if r := m.reign; r != nil {
 			m.leave(r, leaving{why: ev.Why, to: ev.To, holdOff: ev.HoldOff})
 		}
 	case SetPaused:
-		switch {
-		case m.reign == nil: // only a master can write it
-		case ev.Paused:
-			m.pausedWish = "on"
-		default:
-			m.pausedWish = "off"
-		}
+		m.setPaused(ev.Paused)
 	case SetTimeout:
 		m.cfg.Timing = ev.Timing
 		if r := m.reign; r != nil && m.cfg.Without.off(WithoutR13) {

@@ -35,6 +35,7 @@ type reign struct {
 	started bool
 	ready   bool
 	served  bool          // was MASTER at least once
+	failed  string        // the service can not be kept up here and the move away is held; empty: neither
 	lateT0  lease.Instant // the base for which NoteLate was given
 
 	leaving   *leaving
@@ -234,7 +235,7 @@ func (m *Machine) ready(t lease.Term) {
 	if r == nil || r.over || r.leaving != nil {
 		return
 	}
-	r.ready = true
+	r.ready, r.failed = true, ""
 	m.failures = 0
 	if !r.served {
 		r.served = true
@@ -249,8 +250,17 @@ func (m *Machine) serviceFailed(ev ServiceFailed) {
 		return
 	}
 	r.ready = false
-	m.backOff(ReasonServiceFailed, ev.Why)
-	m.leave(r, leaving{why: ev.Why, code: ReasonServiceFailed})
+	if r.served && r.leaving == nil && m.flapping() {
+		r.failed = ev.Why
+		m.note(NoteFlapping, r.term, "not stepping down although the service failed ("+ev.Why+"): "+flapWords)
+		return
+	}
+	m.leaveFailed(r, ev.Why)
+}
+
+func (m *Machine) leaveFailed(r *reign, why string) {
+	m.backOff(ReasonServiceFailed, why)
+	m.leave(r, leaving{why: why, code: ReasonServiceFailed})
 }
 
 // backOff makes the node not electable for T, 2T, 4T, ... at most 10T, so that
@@ -265,6 +275,7 @@ func (m *Machine) backOff(code, why string) {
 // progressReign takes the reign to its next step.
 func (m *Machine) progressReign(r *reign) {
 	t := r.timing
+	m.progressMoves(r)
 	if !r.over && !r.readBack {
 		m.wantRead()
 	}
@@ -403,10 +414,10 @@ func (m *Machine) setMode(ev SetMode) {
 		m.cfg.Mode = ev.Mode
 	case lease.ModeStandby, lease.ModeHotStandby:
 		m.cfg.Mode = ev.Mode
-		m.leave(r, leaving{why: "mode " + string(ev.Mode) + " was asked for", holdOff: time.Minute})
+		m.leave(r, leaving{why: "mode " + string(ev.Mode) + " was asked for", to: m.heir(r), holdOff: time.Minute})
 	case lease.ModeHotBackup, lease.ModeDisabled:
 		m.cfg.Mode = ev.Mode
-		m.leave(r, leaving{why: "mode " + string(ev.Mode) + " was asked for"})
+		m.leave(r, leaving{why: "mode " + string(ev.Mode) + " was asked for", to: m.heir(r)})
 	}
 }
 

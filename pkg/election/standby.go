@@ -115,6 +115,9 @@ func (m *Machine) see(version string, v lease.Value, byRead bool) {
 			m.note(NoteHolder, v.Term, holderWord(v))
 		}
 		m.cancelFence()
+		if x.known {
+			m.moved(x.value, v)
+		}
 		fresh.jitter = m.cfg.Random.Jitter(m.cfg.Timing.Heartbeat / 5)
 		*x = fresh
 	case !m.cfg.Without.off(WithoutR6Gap) && m.now.Longest(x.last) > m.cfg.Timing.ReadGap():
@@ -297,6 +300,8 @@ func (m *Machine) electable() (ok bool, code, why string) {
 		return false, ReasonUntrusted, why
 	case !m.over(m.failed):
 		return false, m.failed.code, m.failed.why
+	case m.maintenance != "":
+		return false, ReasonMaintenance, m.maintenance
 	case !m.over(m.holdOff):
 		return false, ReasonHeldOff, m.holdOff.why
 	}
@@ -306,8 +311,8 @@ func (m *Machine) electable() (ok bool, code, why string) {
 // claimable reports whether the watched value may be claimed now (R6, R7).
 func (m *Machine) claimable() bool {
 	x, t := &m.watch, m.cfg.Timing
-	rank := Rank(m.self(), m.peers)
-	if x.value.Paused && x.value.To != m.cfg.Node && !m.isFormer(x.value) {
+	rank := m.rank()
+	if m.barred() {
 		return false
 	}
 	stagger := time.Duration(rank)*t.Heartbeat + x.jitter
@@ -391,6 +396,7 @@ func (m *Machine) progressClaim() {
 	v := x.value // every field we do not mean to change, the journal head above all
 	v.Term, v.Held, v.To, v.Lease = m.claim.term, true, "", m.cfg.Timing.Timeout
 	v.Holder, v.Incarnation = m.cfg.Node, m.cfg.Incarnation
+	v.Paused = v.Paused && m.resumed != x.version
 	m.note(NoteClaiming, v.Term, holderWord(x.value))
 	m.send(v, m.cfg.Timing.Heartbeat)
 	w.open[len(w.open)-1].after = m.silent()

@@ -165,6 +165,13 @@ func newStage(t *testing.T, d *datadriven.TestData) *stage {
 			cfg.Persist = true
 		case "new": // no plane is remembered
 			cfg.Plane = ""
+		case "failback":
+			cfg.Failback = Failback{Policy: FailbackManual}
+			if v != "manual" {
+				cfg.Failback = Failback{Policy: FailbackAfter, After: duration(t, d, v)}
+			}
+		case "flaps": // within a minute
+			cfg.AntiFlap = AntiFlap{Changes: int(number(t, d, v)), Window: time.Minute}
 		case "noautoinit":
 			cfg.AutoInit = false
 		case "unverified":
@@ -289,6 +296,10 @@ func (s *stage) command(t *testing.T, d *datadriven.TestData) {
 	case "peers":
 		var ev Peers
 		for _, a := range d.CmdArgs {
+			if a.Key == "prefer" {
+				ev.Prefer = lease.NodeID(a.Vals[0])
+				continue
+			}
 			c := Candidate{Node: lease.NodeID(a.Key), Version: "1.0.0", State: lease.StateHotStandby}
 			if len(a.Vals) > 0 {
 				c.Priority = int(number(t, d, a.Vals[0]))
@@ -350,6 +361,10 @@ func (s *stage) operator(t *testing.T, d *datadriven.TestData, word string, arg 
 		s.step(ev)
 	case "pause", "unpause":
 		s.step(SetPaused{Paused: word == "pause"})
+	case "maintenance":
+		s.step(SetMaintenance{Why: arg("maintenance")})
+	case "ack":
+		s.step(Ack{})
 	case "timeout":
 		timing, err := Derive(TimingRequest{Timeout: duration(t, d, arg("timeout"))})
 		if err != nil {

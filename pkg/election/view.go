@@ -19,6 +19,8 @@ type View struct {
 	Paused    bool
 	Ending    bool
 	Ended     bool
+	Flapping  bool         // automatic moves are held until an operator's ack
+	Failback  lease.NodeID // a node of higher priority could take over; empty: none, or the policy does not care
 
 	Term      lease.Term // highest seen
 	Holder    lease.NodeID
@@ -56,7 +58,11 @@ func (m *Machine) View(now lease.Instant) View {
 	}
 	wake := m.wake
 	ok, code, why := m.electable()
+	v.Flapping = m.flapping()
 	m.wake = wake
+	if m.reign != nil && m.cfg.Failback.Policy != FailbackNever {
+		v.Failback = m.better.node
+	}
 	v.Electable, v.Why, v.Detail = ok && m.watch.known && m.reign == nil, code, why
 	if x := &m.watch; x.known {
 		v.Since, v.Moves, v.Version = x.first, x.moves, x.version
@@ -102,6 +108,9 @@ func (m *Machine) standing(now lease.Instant, v *View) lease.State {
 		return m.standbyState()
 	case r != nil && now.Longest(r.base()) >= r.timing.End():
 		v.Why, v.Detail = ReasonLeaseLost, m.storeWord()
+		return lease.StateFailed
+	case r != nil && r.failed != "":
+		v.Why, v.Detail = ReasonFlapping, "the service failed ("+r.failed+") and "+flapWords
 		return lease.StateFailed
 	case r != nil && r.served:
 		return lease.StateInitializing // a local restart of the service

@@ -44,6 +44,7 @@ const (
 	SetMode              // operator: a mode, and AUTO again later
 	SetPriority          // operator: a priority
 	PausePlane           // operator: automatic moves off, and on again later
+	Maintenance          // operator: a node is not to be master, and may again later
 	SetTimeout           // operator: another heartbeatTimeout, one node after the other
 	Restart              // operator: clean shutdown, and start again
 	Nudge                // somebody says that the register changed
@@ -61,7 +62,7 @@ var kindNames = [KindCount]string{
 	"lost request", "lost reply", "false error", "late landing", "stale reads", "daemon pause", "daemon crash",
 	"guard pause", "guard crash", "host crash", "suspend", "restart without proof", "service fails to start",
 	"service dies", "slow stop", "guard delays", "sluggish daemon", "disk fails", "step down", "switchover",
-	"set mode", "set priority", "pause of the plane", "timeout change", "clean restart", "nudge", "rollback", "clone",
+	"set mode", "set priority", "pause of the plane", "maintenance", "timeout change", "clean restart", "nudge", "rollback", "clone",
 	"hanging store", "power-off by a peer", "fencing fails", "slow fencing",
 }
 
@@ -303,7 +304,7 @@ func (w *World) hit(k Kind, n *node, until instant) {
 		w.clone(n)
 	case Rollback:
 		w.rollback()
-	case StepDown, Switchover, SetMode, SetPriority, PausePlane, SetTimeout, Restart, Nudge:
+	case StepDown, Switchover, SetMode, SetPriority, PausePlane, Maintenance, SetTimeout, Restart, Nudge:
 		w.operate(k, n, until)
 	case noFault, PowerOff, FencingFails, FencingSlow, KindCount: // what peers do: see fence.go
 	}
@@ -464,6 +465,13 @@ func (w *World) operate(k Kind, n *node, until instant) {
 			w.after(sec, w.unpause)
 		}
 		w.pausedUntil = max(w.pausedUntil, until)
+	case Maintenance:
+		w.post(n, soon, election.SetMaintenance{Why: "an operator asked"})
+		w.after(until-w.t+sec, func() {
+			if n.up {
+				w.post(n, 0, election.SetMaintenance{})
+			}
+		})
 	case SetTimeout:
 		t := drawTiming(w)
 		for _, o := range w.nodes {
@@ -485,25 +493,18 @@ func (w *World) setTimeout(n *node, t election.Timing) {
 
 // unpause looks at the flag once a second: a master may write what it was asked
 // for long after, even with its release. When the time is over it asks every
-// master to take the flag away. A paused plane without a master is freed by
-// hand, as understudy store release would.
+// master to take the flag away, and where there is none every node: the next
+// claim takes it away.
 func (w *World) unpause() {
 	w.after(sec, w.unpause)
 	if w.t < w.pausedUntil || len(w.store.hist) == 0 || !w.store.now().value.Paused {
 		return
 	}
 	w.oracle.excused = true
-	live := false
 	for _, n := range w.nodes {
-		if n.up && n.m.View(n.clk.at(w.t)).Reign != nil {
-			live = true
+		if n.up {
 			w.post(n, w.upTo(20*ms), election.SetPaused{})
 		}
-	}
-	if v := w.store.now().value; !live && w.holder() == nil && w.t > w.store.now().at+3*int64(v.Lease) {
-		v.Held, v.Paused, v.To, v.Seq, v.WriteID = false, false, "", v.Seq+1, w.WriteID()
-		w.logf(nil, "an operator frees the paused plane")
-		w.store.put(w.t, v)
 	}
 }
 
@@ -526,6 +527,8 @@ func (w *World) heal() {
 		}
 		if n.up {
 			w.post(n, 0, election.SetMode{Mode: lease.ModeAuto})
+			w.post(n, 0, election.SetMaintenance{})
+			w.post(n, 0, election.Ack{})
 		} else {
 			w.boot(n)
 		}

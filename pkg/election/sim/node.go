@@ -20,6 +20,9 @@ type node struct {
 	mode    lease.Mode
 	fences  bool // it can power off the machines of its peers
 
+	failback election.Failback
+	antiFlap election.AntiFlap
+
 	// The daemon.
 	up, frozen     bool
 	gen            uint32 // of the daemon; guards draw from the same counter
@@ -89,6 +92,7 @@ func (w *World) boot(n *node) {
 	cfg := election.Config{
 		Node: n.id, Incarnation: lease.Incarnation(w.id128()), Timing: n.timing, Mode: n.mode, HotStandby: true,
 		Version: "1.0.0", AutoInit: true, Priority: n.trouble.priority, DrainDelay: n.trouble.drain,
+		Failback: n.failback, AntiFlap: n.antiFlap,
 		Plane: n.disk.plane, MaxTerm: n.disk.maxTerm,
 		Random: w, Without: w.cfg.Without,
 	}

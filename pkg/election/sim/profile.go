@@ -31,7 +31,7 @@ func Mixed() Profile {
 		PartitionBoth: 8, PartitionReads: 6, PartitionWrites: 6, StoreDown: 3, SlowStore: 5, Lossy: 10, StaleReads: 6,
 		DaemonPause: 8, DaemonCrash: 6, GuardPause: 5, GuardCrash: 4, HostCrash: 5, Suspend: 4, NoProof: 3,
 		ServiceFails: 3, ServiceDies: 4, SlowStop: 5, GuardDelays: 4, Sluggish: 5, DiskFails: 3,
-		StepDown: 4, Switchover: 5, SetMode: 4, SetPriority: 2, PausePlane: 1, SetTimeout: 2, Restart: 4, Nudge: 1,
+		StepDown: 4, Switchover: 5, SetMode: 4, SetPriority: 2, PausePlane: 1, Maintenance: 2, SetTimeout: 2, Restart: 4, Nudge: 1,
 	} {
 		p.Weights[k] = weight
 	}
@@ -401,6 +401,9 @@ func (w *World) begin() {
 			n.trouble.drain = time.Duration(w.upTo(2 * sec))
 		}
 	}
+	if !p.Same {
+		w.drawMoves()
+	}
 	if !p.Born && w.percent(80) {
 		w.store.put(0, lease.Value{Plane: w.PlaneID(), Lease: t.Timeout, WriteID: w.WriteID()})
 	}
@@ -418,5 +421,17 @@ func (w *World) begin() {
 	}
 	if p.Every > 0 {
 		w.nextFault()
+	}
+}
+
+// drawMoves draws what the nodes do by themselves beyond taking over.
+func (w *World) drawMoves() {
+	for _, n := range w.nodes {
+		n.failback = election.Failback{
+			Policy: election.FailbackPolicy(w.rng.IntN(3)), After: time.Duration(w.between(sec, 60*sec)),
+		}
+		if w.percent(50) {
+			n.antiFlap = election.AntiFlap{Changes: 1 + w.rng.IntN(5), Window: time.Duration(w.between(10*sec, 600*sec))}
+		}
 	}
 }

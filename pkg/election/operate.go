@@ -1,0 +1,162 @@
+package election
+
+import (
+	"slices"
+	"time"
+
+	"github.com/understudy-ha/understudy/pkg/lease"
+)
+
+// FailbackPolicy says what happens when a node of higher priority than the
+// master's could take over.
+type FailbackPolicy int
+
+// The policies. Whatever the policy, an operator may always switch over.
+const (
+	FailbackNever  FailbackPolicy = iota // the master stays
+	FailbackManual                       // the master stays and says that a failback is due
+	FailbackAfter                        // the master switches over once the other was healthy for long enough
+)
+
+// Failback is what a master does about a better candidate.
+type Failback struct {
+	Policy FailbackPolicy
+	After  time.Duration // of FailbackAfter: so long the other must have been a candidate without a break
+}
+
+// AntiFlap bounds how often the mastership may move by itself: once a node has
+// seen Changes role changes within Window that no operator asked for, it
+// neither fails back nor gives a term up for a failing service. The take-over
+// of a dead master is never held. Changes 0 switches it off.
+type AntiFlap struct {
+	Changes int
+	Window  time.Duration
+}
+
+// better is the candidate of higher priority that a master sees, and since
+// when it has been the same one without a break.
+type better struct {
+	node  lease.NodeID
+	since lease.Instant
+}
+
+// weigh looks for a better candidate whenever candidates or priorities change.
+func (m *Machine) weigh() {
+	best, ok := m.successor()
+	if !ok || best.Priority <= m.cfg.Priority {
+		m.better = better{}
+		return
+	}
+	if m.better.node != best.Node {
+		m.better = better{node: best.Node, since: m.now}
+	}
+}
+
+// successor is the best of the other candidates.
+func (m *Machine) successor() (Candidate, bool) {
+	if len(m.peers) == 0 {
+		return Candidate{}, false
+	}
+	return slices.MinFunc(m.peers, compare), true
+}
+
+// rank is the number of candidates that claim before this node. One that an
+// operator asked for comes first. As any order this only delays.
+func (m *Machine) rank() int {
+	self := m.self()
+	n := Rank(self, m.peers)
+	if m.prefer == "" {
+		return n
+	}
+	if m.prefer == m.cfg.Node {
+		return 0
+	}
+	for _, p := range m.peers {
+		if p.Node == m.prefer && compare(self, p) < 0 {
+			return n + 1
+		}
+	}
+	return n
+}
+
+// moved takes note of a role change: was is the value that was watched before.
+// A claim by the node that a release names was asked for.
+func (m *Machine) moved(was, is lease.Value) {
+	if m.cfg.AntiFlap.Changes == 0 || !is.Held || is.Holder == "" || is.Term <= was.Term {
+		return
+	}
+	if !was.Held && was.To == is.Holder || was.Holder == is.Holder || was.Holder == "" {
+		return // planned, or the same node again, or the first of all
+	}
+	m.changes = append(m.changes, m.now)
+	m.changes = slices.Clone(m.changes[max(0, len(m.changes)-m.cfg.AntiFlap.Changes):])
+	if m.flapping() {
+		m.note(NoteFlapping, is.Term, flapWords)
+	}
+}
+
+const flapWords = "the mastership has moved too often: failbacks and failovers for a failing service are held; look for the cause, then run understudy ack"
+
+// flapping reports whether automatic moves are held, and otherwise makes sure
+// that a Tick comes when the hold ends.
+func (m *Machine) flapping() bool {
+	a := m.cfg.AntiFlap
+	return a.Changes > 0 && len(m.changes) >= a.Changes && !m.waited(m.changes[len(m.changes)-a.Changes], a.Window)
+}
+
+// progressMoves begins the moves that a master makes by itself: out of
+// maintenance's way, back to a better node, away from a failed service.
+func (m *Machine) progressMoves(r *reign) {
+	if r.leaving != nil || r.over {
+		return
+	}
+	if next, ok := m.successor(); ok && m.maintenance != "" {
+		m.leave(r, leaving{why: "maintenance: " + m.maintenance, to: next.Node})
+		return
+	}
+	if r.failed != "" && !m.flapping() {
+		m.leaveFailed(r, r.failed)
+		return
+	}
+	f := m.cfg.Failback
+	if f.Policy != FailbackAfter || !r.ready || r.value.Paused || m.better.node == "" {
+		return
+	}
+	if m.waited(m.better.since, f.After) && !m.flapping() {
+		m.note(NoteFailback, r.term, string(m.better.node))
+		m.leave(r, leaving{why: "failback to " + string(m.better.node), to: m.better.node})
+	}
+}
+
+// setPaused asks for automatic moves to be off or on. A master writes it with
+// its next renewal. A paused plane without a master is freed by the claim that
+// follows; until then the wish holds for the very version that was seen, since
+// whoever moves the register on from it takes the wish itself.
+func (m *Machine) setPaused(paused bool) {
+	switch {
+	case m.reign != nil && paused:
+		m.pausedWish = "on"
+	case m.reign != nil:
+		m.pausedWish = "off"
+	case !paused && m.watch.known && m.watch.value.Paused:
+		m.resumed = m.watch.version
+	}
+}
+
+// barred reports whether the pause of the plane keeps this node from claiming
+// the watched value. It does not where an operator named this node, nor where
+// the node that was named did not come and this is the one that made way.
+func (m *Machine) barred() bool {
+	v := &m.watch.value
+	rollback := !v.Held && v.To != "" && v.Holder == m.cfg.Node
+	return v.Paused && m.resumed != m.watch.version && v.To != m.cfg.Node && !rollback && !m.isFormer(*v)
+}
+
+// heir is whom the release names where a master is told to be one no more: the
+// best of the others on a paused plane, where nobody may claim unasked.
+func (m *Machine) heir(r *reign) lease.NodeID {
+	if next, ok := m.successor(); ok && r.value.Paused {
+		return next.Node
+	}
+	return ""
+}
