@@ -45,15 +45,17 @@ whether a node is alive is judged by the nodes themselves, not by these.`,
 
 // dump is what `store dump -o json` says.
 type dump struct {
-	URL      string                 `json:"url"`
-	Register dumpRegister           `json:"register"`
-	Nodes    []dumped               `json:"nodes"`
-	View     *dumped                `json:"view"`
-	History  []dumped               `json:"history"` // newest first
-	Requests []dumped               `json:"requests"`
-	Data     map[string]dumpedTotal `json:"data"`
-	Scratch  []dumpedScratch        `json:"scratch"`
-	Foreign  []string               `json:"foreign"`
+	URL      string       `json:"url"`
+	Register dumpRegister `json:"register"`
+	Nodes    []dumped     `json:"nodes"`
+	View     *dumped      `json:"view"`
+	History  []dumped     `json:"history"` // newest first
+	Requests []dumped     `json:"requests"`
+	// Operations are what masters wrote of requests, one entry per term.
+	Operations []dumped               `json:"operations"`
+	Data       map[string]dumpedTotal `json:"data"`
+	Scratch    []dumpedScratch        `json:"scratch"`
+	Foreign    []string               `json:"foreign"`
 }
 
 // dumped is one object: what it says, or why it can not be read.
@@ -96,7 +98,7 @@ type dumpRegister struct {
 func dumpOf(url string, c *ha.Contents, now time.Time) dump {
 	d := dump{
 		URL: url, Register: dumpRegisterOf(c.Register), Data: map[string]dumpedTotal{},
-		Nodes: []dumped{}, History: []dumped{}, Requests: []dumped{}, Scratch: []dumpedScratch{},
+		Nodes: []dumped{}, History: []dumped{}, Requests: []dumped{}, Operations: []dumped{}, Scratch: []dumpedScratch{},
 		Foreign: append([]string{}, c.Foreign...),
 	}
 	for _, n := range c.Nodes {
@@ -111,6 +113,9 @@ func dumpOf(url string, c *ha.Contents, now time.Time) dump {
 	}
 	for _, r := range c.Requests {
 		d.Requests = append(d.Requests, dumpedOf(r))
+	}
+	for _, p := range c.Progress {
+		d.Operations = append(d.Operations, dumpedOf(p))
 	}
 	if c.View != nil {
 		x := dumpedOf(*c.View)
@@ -178,8 +183,12 @@ func (d dump) draw(s *screen) {
 			cmp.Or(r.Reason, "-"), cmp.Or(r.EndReason, "-"), cmp.Or(r.Actor, "-"))
 	})
 	drawDumped(s, "requests", d.Requests, plainCells("REQUEST", "OP", "TO", "TERM"), func(x dumped) []cell {
-		r, _ := x.Value.(ha.Request)
-		return plainCells(strings.TrimPrefix(x.Key, "requests/"), r.Op, string(r.To), strconv.FormatUint(uint64(r.Term), 10))
+		r, _ := x.Value.(ha.Operation)
+		return plainCells(strings.TrimPrefix(x.Key, "requests/"), string(r.Kind), cmp.Or(string(r.To), string(r.Node), "-"), strconv.FormatUint(uint64(r.Term), 10))
+	})
+	drawDumped(s, "operations", d.Operations, plainCells("OPERATION", "OP", "STATE", "TO", "ACTOR"), func(x dumped) []cell {
+		r, _ := x.Value.(ha.Operation)
+		return plainCells(strings.TrimPrefix(x.Key, "operations/"), string(r.Kind), string(r.State), cmp.Or(string(r.To), string(r.Node), "-"), cmp.Or(r.Actor, "-"))
 	})
 	if d.View != nil {
 		v, _ := d.View.Value.(ha.View)

@@ -140,6 +140,9 @@ func (h *anyone) draw() Event {
 		return Peers{Candidates: []Candidate{{Node: "node0002", Priority: rapid.IntRange(-1, 1).Draw(t, "priority"), State: lease.StateStandby}}}
 	case 27:
 		if ok {
+			return Moves{Ages: []time.Duration{d, 0}}
+		}
+		if rapid.IntRange(0, 3).Draw(t, "ack") == 0 {
 			return Ack{}
 		}
 		return SetMaintenance{Why: rapid.SampledFrom([]string{"", "patching"}).Draw(t, "maintenance")}

@@ -128,6 +128,9 @@ type (
 	// SetMaintenance means: this node is not to be master, for the reason given;
 	// it hands over first. An empty reason ends it.
 	SetMaintenance struct{ Why string }
+	// Moves means: so long ago were the role changes that the master of the plane
+	// has counted, oldest first. Advisory.
+	Moves struct{ Ages []time.Duration }
 	// Ack means: an operator has seen that the mastership moved too often.
 	Ack struct{}
 	// SetPaused means: automatic moves off or on. The master writes it; on a
@@ -162,6 +165,7 @@ func (SetMode) isEvent()        {}
 func (SetPriority) isEvent()    {}
 func (StepDown) isEvent()       {}
 func (SetMaintenance) isEvent() {}
+func (Moves) isEvent()          {}
 func (Ack) isEvent()            {}
 func (SetPaused) isEvent()      {}
 func (SetTimeout) isEvent()     {}

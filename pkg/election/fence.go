@@ -27,7 +27,7 @@ func (m *Machine) progressFence() {
 	if ok, _, _ := m.electable(); !ok || x.value.Paused {
 		return
 	}
-	wait := t.SuspectAfter() + time.Duration(Rank(m.self(), m.peers))*m.cfg.FenceLimit
+	wait := t.SuspectAfter() + time.Duration(m.rank())*m.cfg.FenceLimit
 	if !m.waited(x.first, wait) || m.waited(x.first, m.staleAfter()) {
 		return
 	}

@@ -93,7 +93,7 @@ type Machine struct {
 	peers       []Candidate
 	prefer      lease.NodeID    // an operator wants this one to claim first
 	better      better          // of the candidates, for failbacks
-	changes     []lease.Instant // the latest role changes that nobody asked for
+	changes     []lease.Instant // the role changes that nobody asked for, oldest first
 	maintenance string          // why this node is not to be master; empty: it may
 	resumed     string          // the version whose pause an operator has ended
 
@@ -267,6 +267,8 @@ func (m *Machine) handle(ev Event) {
 		m.weigh()
 	case SetMaintenance:
 		m.maintenance = ev.Why
+	case Moves:
+		m.told(ev.Ages)
 	case Ack:
 		m.changes = nil
 	case StepDown:

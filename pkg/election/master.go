@@ -70,9 +70,14 @@ func (m *Machine) reignOf(t lease.Term) *reign {
 // beginReign: the register holds our claim. Beat 0 is the claim itself.
 func (m *Machine) beginReign(a attempt, _ string) {
 	r := &reign{term: a.value.Term, value: a.value, t0: a.t0, timing: a.timing, after: a.after}
+	unasked := m.claim.unasked
 	m.reign, m.claim, m.decided = r, claim{}, true
 	m.note(NoteClaimed, r.term, "")
 	m.load(r)
+	if unasked {
+		m.moved(r.term)
+	}
+	m.better.since = m.now // a failback that came to nothing is not repeated at once
 	m.arm(r)
 	if ok, _, why := m.electable(); !ok {
 		m.leave(r, leaving{why: "the claim landed late: " + why})

@@ -79,20 +79,45 @@ func (m *Machine) rank() int {
 	return n
 }
 
-// moved takes note of a role change: was is the value that was watched before.
-// A claim by the node that a release names was asked for.
-func (m *Machine) moved(was, is lease.Value) {
-	if m.cfg.AntiFlap.Changes == 0 || !is.Held || is.Holder == "" || is.Term <= was.Term {
+// unasked reports whether a claim of the value is a role change that nobody
+// asked for: not by the node that the release names, nor by the same node
+// again, nor the first of all.
+func (m *Machine) unasked(v lease.Value) bool {
+	named := !v.Held && v.To == m.cfg.Node
+	return v.Holder != "" && v.Holder != m.cfg.Node && !named
+}
+
+// moved counts such a claim of this node's own. Those of others it is told of.
+func (m *Machine) moved(t lease.Term) {
+	if m.cfg.AntiFlap.Changes == 0 {
 		return
 	}
-	if !was.Held && was.To == is.Holder || was.Holder == is.Holder || was.Holder == "" {
-		return // planned, or the same node again, or the first of all
-	}
-	m.changes = append(m.changes, m.now)
-	m.changes = slices.Clone(m.changes[max(0, len(m.changes)-m.cfg.AntiFlap.Changes):])
+	m.changes = append(slices.Clone(m.changes[max(0, len(m.changes)-m.cfg.AntiFlap.Changes+1):]), m.now)
 	if m.flapping() {
-		m.note(NoteFlapping, is.Term, flapWords)
+		m.note(NoteFlapping, t, flapWords)
 	}
+}
+
+// told takes over what the master of the plane has counted.
+func (m *Machine) told(ages []time.Duration) {
+	if m.reign != nil || m.cfg.AntiFlap.Changes == 0 {
+		return
+	}
+	m.changes = nil
+	for _, age := range ages[max(0, len(ages)-m.cfg.AntiFlap.Changes):] {
+		m.changes = append(m.changes, m.now.Add(-max(age, 0)))
+	}
+}
+
+// ages says how long ago the role changes were that still count, oldest first.
+func (m *Machine) ages(now lease.Instant) []time.Duration {
+	var out []time.Duration
+	for _, at := range m.changes {
+		if age := now.Shortest(at); age < m.cfg.AntiFlap.Window {
+			out = append(out, age)
+		}
+	}
+	return out
 }
 
 const flapWords = "the mastership has moved too often: failbacks and failovers for a failing service are held; look for the cause, then run understudy ack"

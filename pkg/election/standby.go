@@ -46,6 +46,7 @@ type claim struct {
 	base    string
 	term    lease.Term
 	keeping lease.Term // Remember{Claim} of this term is under way
+	unasked bool       // nobody asked for the role change
 }
 
 // birth is the course of R0.
@@ -115,9 +116,6 @@ func (m *Machine) see(version string, v lease.Value, byRead bool) {
 			m.note(NoteHolder, v.Term, holderWord(v))
 		}
 		m.cancelFence()
-		if x.known {
-			m.moved(x.value, v)
-		}
 		fresh.jitter = m.cfg.Random.Jitter(m.cfg.Timing.Heartbeat / 5)
 		*x = fresh
 	case !m.cfg.Without.off(WithoutR6Gap) && m.now.Longest(x.last) > m.cfg.Timing.ReadGap():
@@ -379,7 +377,7 @@ func (m *Machine) progressClaim() {
 		return
 	}
 	if m.claim.base != x.version || m.claim.term <= m.high.Term {
-		m.claim = claim{base: x.version, term: max(x.value.Term, m.durable.term, m.high.Term) + 1}
+		m.claim = claim{base: x.version, term: max(x.value.Term, m.durable.term, m.high.Term) + 1, unasked: m.unasked(x.value)}
 	}
 	if m.durable.claim != m.claim.term || m.durable.plane != m.plane {
 		if !m.keeping && m.claim.keeping == 0 {

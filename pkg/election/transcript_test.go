@@ -363,6 +363,12 @@ func (s *stage) operator(t *testing.T, d *datadriven.TestData, word string, arg 
 		s.step(SetPaused{Paused: word == "pause"})
 	case "maintenance":
 		s.step(SetMaintenance{Why: arg("maintenance")})
+	case "moves":
+		var ages []time.Duration
+		for _, a := range d.CmdArgs[1:] {
+			ages = append(ages, duration(t, d, a.Key))
+		}
+		s.step(Moves{Ages: ages})
 	case "ack":
 		s.step(Ack{})
 	case "timeout":

@@ -19,12 +19,14 @@ type View struct {
 	Paused    bool
 	Ending    bool
 	Ended     bool
-	Flapping  bool         // automatic moves are held until an operator's ack
-	Failback  lease.NodeID // a node of higher priority could take over; empty: none, or the policy does not care
+	Changes   []time.Duration // how long ago role changes were that nobody asked for and that still count
+	Flapping  bool            // automatic moves are held until an operator's ack
+	Failback  lease.NodeID    // a node of higher priority could take over; empty: none, or the policy does not care
 
 	Term      lease.Term // highest seen
 	Holder    lease.NodeID
 	HolderInc lease.Incarnation
+	To        lease.NodeID // whom a release names
 	Held      bool
 	HolderOK  bool          // seen to renew, within its lease
 	Moves     int           // values that holders wrote while the register was watched
@@ -58,7 +60,7 @@ func (m *Machine) View(now lease.Instant) View {
 	}
 	wake := m.wake
 	ok, code, why := m.electable()
-	v.Flapping = m.flapping()
+	v.Flapping, v.Changes = m.flapping(), m.ages(now)
 	m.wake = wake
 	if m.reign != nil && m.cfg.Failback.Policy != FailbackNever {
 		v.Failback = m.better.node
@@ -66,7 +68,7 @@ func (m *Machine) View(now lease.Instant) View {
 	v.Electable, v.Why, v.Detail = ok && m.watch.known && m.reign == nil, code, why
 	if x := &m.watch; x.known {
 		v.Since, v.Moves, v.Version = x.first, x.moves, x.version
-		v.Holder, v.HolderInc, v.Held, v.Paused = x.value.Holder, x.value.Incarnation, x.value.Held, x.value.Paused
+		v.Holder, v.HolderInc, v.Held, v.Paused, v.To = x.value.Holder, x.value.Incarnation, x.value.Held, x.value.Paused, x.value.To
 		v.Head = x.value.Head
 		v.HolderOK = x.value.Held && x.moves > 0 && now.Longest(x.first) < x.value.Lease
 	}

@@ -21,7 +21,8 @@ type Contents struct {
 	Nodes    []Stored[lease.NodeRecord]
 	View     *Stored[View] // nil: none was published
 	History  []Stored[ReignRecord]
-	Requests []Stored[Request]
+	Requests []Stored[Operation] // what operators asked for and has not ended
+	Progress []Stored[Operation] // what masters wrote of it, and of what has ended
 	// Data are the objects that belong to services and operators, by what
 	// their keys begin with.
 	Data map[string]Data
@@ -58,13 +59,6 @@ type View struct {
 type Aged struct {
 	Record lease.NodeRecord
 	Age    time.Duration
-}
-
-// Request is what an operator asked of the master through the store.
-type Request struct {
-	Op   string
-	To   lease.NodeID
-	Term lease.Term
 }
 
 // Data sums up objects that this package does not look into.
@@ -193,10 +187,13 @@ func (r *contentsReader) object(it persistence.Item) error {
 			return rec, err
 		})
 	case strings.HasPrefix(it.Key, requestPrefix):
-		return readStored(r, it.Key, &r.c.Requests, func(b []byte) (Request, error) {
-			var o requestObject
-			err := json.Unmarshal(b, &o)
-			return Request(o), err
+		return readStored(r, it.Key, &r.c.Requests, func(b []byte) (Operation, error) { return parseRequest(it.Key, b) })
+	case strings.HasPrefix(it.Key, operationPrefix):
+		return readStored(r, it.Key, &r.c.Progress, func(b []byte) (p Operation, err error) {
+			if err = json.Unmarshal(b, &p); err == nil && !strings.HasPrefix(it.Key, operationPrefix+p.ID+"/") {
+				err = fmt.Errorf("it is of operation %s", p.ID)
+			}
+			return p, err
 		})
 	case it.Key == viewKey:
 		var views []Stored[View]
@@ -279,7 +276,7 @@ func (r *contentsReader) survey() error {
 	if err != nil {
 		return err
 	}
-	known := []string{"lease", "nodes", "history", "requests", "view", "state", "artifacts", "backups", "lost+found"}
+	known := []string{"lease", "nodes", "history", "requests", "operations", "view", "state", "artifacts", "backups", "lost+found"}
 	for _, e := range entries {
 		switch {
 		case strings.HasPrefix(e.Name, "."):

@@ -53,6 +53,13 @@ type Options struct {
 	Verify func(ctx context.Context) error
 	// Nudge tells other nodes to read the register now. It must return soon.
 	Nudge func(ctx context.Context, uris []string)
+	// PreSwitchover may veto a planned move of the mastership away from this
+	// node, by an error that says why. nil: nothing does.
+	PreSwitchover func(ctx context.Context, term lease.Term, to lease.NodeID, why string) error
+	// Failback and AntiFlap say when the mastership moves by itself, or does
+	// not; the zero values leave it where it is, and bound nothing.
+	Failback election.Failback
+	AntiFlap election.AntiFlap
 	// OnStatus is shown each new Status, with the instant it was made. It is
 	// called by the loop and must return at once. nil: nobody looks.
 	OnStatus func(s *Status, now lease.Instant)
@@ -126,10 +133,12 @@ type Node struct {
 	// empty.
 	registered bool
 
-	recorder *recorder
-	peers    *peers
-	reigns   *reigns
-	keeper   *keeper
+	recorder  *recorder
+	peers     *peers
+	reigns    *reigns
+	keeper    *keeper
+	ops       *operations
+	chronicle *chronicle
 }
 
 // shown is what the last transition was made of.
@@ -182,6 +191,7 @@ func New(store persistence.Store, o Options) (*Node, error) {
 		Node: o.Node, Incarnation: n.inc, Timing: o.Timing, Mode: o.Mode,
 		HotStandby: o.HotStandby, Priority: o.Priority, Version: o.Version,
 		DrainDelay: o.DrainDelay, AutoInit: o.AutoInit, Persist: o.Persist != nil, Former: o.Former,
+		Failback: o.Failback, AntiFlap: o.AntiFlap,
 		Random: random{},
 	}
 	if o.Memory != nil {
@@ -199,6 +209,8 @@ func New(store persistence.Store, o Options) (*Node, error) {
 	n.peers = newPeers(n)
 	n.reigns = newReigns(n)
 	n.keeper = newKeeper(n)
+	n.ops = newOperations(n)
+	n.chronicle = newChronicle()
 	n.publish(o.Clock())
 	return n, nil
 }
@@ -263,6 +275,7 @@ func (n *Node) Run(ctx context.Context) error {
 	n.recorder.start(lanes)
 	n.peers.start(lanes)
 	n.reigns.start(lanes)
+	n.ops.start(lanes)
 	leave := ctx.Done()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -291,6 +304,9 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	stopLanes() // nothing older may overwrite the last words
 	n.lanes.Wait()
+	if err := n.ops.flush(work); err != nil {
+		n.log.Debug("operations", zap.Error(err))
+	}
 	n.recorder.last(work)
 	n.reigns.sync(work)
 	n.publish(n.opts.Clock())
@@ -317,7 +333,7 @@ func (n *Node) step(ctx context.Context, ev election.Event) {
 // call runs fn on the loop's goroutine and waits for it.
 func (n *Node) call(ctx context.Context, fn func(context.Context)) error {
 	if n.opts.Mode == lease.ModeDisabled {
-		return &PreconditionError{[]string{"this node was started with mode DISABLED and takes no part in the plane; start it with another mode"}}
+		return disabledError()
 	}
 	ran := make(chan struct{})
 	select {
@@ -339,11 +355,10 @@ func (n *Node) send(ev election.Event) {
 	}
 }
 
-// Nudge has the register read soon, and by a master what it was asked for.
+// Nudge has the register read soon, and what operators asked for by whoever
+// has to look after it.
 func (n *Node) Nudge() {
-	if n.Status().Reign != nil {
-		n.peers.hurry.Store(true)
-	}
+	n.ops.hurry.Store(true)
 	select {
 	case n.events <- election.Nudged{}:
 	default: // the loop is busy and will read anyway
@@ -406,15 +421,22 @@ func (n *Node) SetMode(ctx context.Context, mode lease.Mode, force bool) (lease.
 // takeOver asks whoever is master, through the store, to hand over to this
 // node, once per term, and waits until this node is MASTER. It never steals.
 func (n *Node) takeOver(ctx context.Context) error {
-	var asked lease.Term
+	var asked Operation
 	var failed error
+	looked := time.Now()
 	err := n.until(ctx, func(s *Status) bool {
 		if s.Serving(n.Now()) {
 			return true
 		}
-		if s.HolderOK && s.Reign == nil && s.Term != asked {
-			asked = s.Term
-			failed = n.peers.request(ctx)
+		if s.HolderOK && s.Reign == nil && (asked.ID == "" || s.Term != asked.Term) {
+			asked = Operation{Kind: OpSwitchover, To: s.Node, Term: s.Term, Lapses: true, Accepted: time.Now(), By: s.Node, State: OpAccepted}
+			failed = n.ops.submit(ctx, &asked)
+		}
+		if asked.ID != "" && time.Since(looked) > n.opts.Timing.Heartbeat {
+			looked = time.Now()
+			if op, err := n.Operation(ctx, asked.ID); err == nil && op.State == OpFailed && op.Term == s.Term {
+				failed = &PreconditionError{op.Reasons}
+			}
 		}
 		return failed != nil
 	})

@@ -32,19 +32,16 @@ type viewObject struct {
 	Writer lease.Incarnation `json:"writer"`
 	Beat   uint64            `json:"beat"`
 	Nodes  []viewNode        `json:"nodes"`
+	// Operations are those that stand, as the writer knows them.
+	Operations []Operation `json:"operations,omitempty"`
+	// MovesMs is how long ago the role changes were that nobody asked for, as
+	// far as they count against moving again.
+	MovesMs []int64 `json:"movesMs,omitempty"`
 }
 
 type viewNode struct {
 	Record lease.NodeRecord `json:"record"`
 	AgeMs  int64            `json:"ageMs"` // since the record last changed, by the writer's clock
-}
-
-// requestObject is an operator's wish, addressed to whoever is master. It
-// names the term it was made in and lapses with it.
-type requestObject struct {
-	Op   string       `json:"op"` // "switchover"
-	To   lease.NodeID `json:"to"`
-	Term lease.Term   `json:"term"`
 }
 
 // peers knows the other nodes of the plane, from advisory objects.
@@ -53,8 +50,7 @@ type peers struct {
 	lane  *lane
 	table atomic.Pointer[map[lease.NodeID]NodeStatus]
 	ruled atomic.Pointer[lease.NodeID] // the last node that was seen to hold the term
-
-	hurry atomic.Bool // somebody says that there is a request
+	stale atomic.Bool                  // what operators asked for is not in the view yet
 
 	// Owned by the loop.
 	at      lease.Instant
@@ -62,8 +58,6 @@ type peers struct {
 	leading bool
 	state   lease.State
 	rounds  int // since the term last changed hands
-
-	requestsAt lease.Instant // owned by the lane
 
 	// Owned by the lane, except that forget takes it too.
 	mu       sync.Mutex
@@ -125,24 +119,24 @@ func (p *peers) shown(s *Status, now lease.Instant) {
 	}
 	// The view tells the others that its writer serves now, or no more.
 	turned := leading && state != p.state
-	asked := leading && p.hurry.Load() && now.Longest(p.at) >= p.n.opts.Timing.Heartbeat
-	if !moved && !turned && !asked && now.Longest(p.at) < p.every(orphan) {
+	news := leading && p.stale.Load() && now.Longest(p.at) >= p.n.opts.Timing.Heartbeat/5
+	if !moved && !turned && !news && now.Longest(p.at) < p.every(orphan) {
 		return
 	}
 	p.began, p.leading, p.state, p.at = true, leading, state, now
 	p.rounds++
-	p.lane.put(func(ctx context.Context) { p.look(ctx, s, leading, orphan) })
+	p.lane.put(func(ctx context.Context) { p.look(ctx, leading, orphan) })
 }
 
 // look is one round.
-func (p *peers) look(ctx context.Context, s *Status, leading, orphan bool) {
+func (p *peers) look(ctx context.Context, leading, orphan bool) {
 	ctx, cancel := context.WithTimeout(ctx, 4*p.n.opts.Timing.Operation)
 	defer cancel()
 	var err error
 	switch {
 	case leading:
 		if err = p.gather(ctx); err == nil {
-			err = errors.Join(p.publishView(ctx), p.serveRequests(ctx, s.Term))
+			err = p.publishView(ctx)
 		}
 	case orphan && (!p.n.thrifty() || !p.pictured()):
 		err = p.gather(ctx)
@@ -253,11 +247,18 @@ func (p *peers) publishView(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := p.n.Now()
-	v := viewObject{Writer: p.n.inc, Beat: p.viewOut.Beat + 1}
+	p.stale.Store(false)
+	v := viewObject{Writer: p.n.inc, Beat: p.viewOut.Beat + 1, Operations: p.n.ops.list()}
+	for _, age := range p.n.Status().Moves {
+		v.MovesMs = append(v.MovesMs, age.Milliseconds())
+	}
 	own := p.n.recorder.record(p.n.Status(), now)
 	v.Nodes = append(v.Nodes, viewNode{Record: own})
 	var sum strings.Builder
-	fmt.Fprintf(&sum, "%s;", own.State)
+	fmt.Fprintf(&sum, "%s;%d;", own.State, len(v.MovesMs))
+	for _, op := range v.Operations {
+		fmt.Fprintf(&sum, "%s %s;", op.ID, op.State)
+	}
 	for _, id := range slices.Sorted(maps.Keys(p.seen)) {
 		ns := p.seen[id]
 		if d := p.n.opts.InactiveNodeRemoval; d > 0 && ns.AgeAtRef == 0 && ns.Age(now) > d {
@@ -300,6 +301,12 @@ func (p *peers) readView(ctx context.Context) error {
 	if err := json.Unmarshal(b, &v); err != nil {
 		return nil // advisory: a torn view says nothing
 	}
+	moves := election.Moves{}
+	for _, ms := range v.MovesMs {
+		moves.Ages = append(moves.Ages, time.Duration(ms)*time.Millisecond)
+	}
+	p.n.send(moves)
+	p.n.ops.take(v.Operations)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if v.Writer == p.viewSeen.Writer && v.Beat == p.viewSeen.Beat {
@@ -348,7 +355,7 @@ func (p *peers) announce(leading bool) {
 			cs = append(cs, election.Candidate{Node: ns.Node, Priority: ns.Priority, Version: ns.Version, State: ns.State})
 		}
 	}
-	p.n.send(election.Peers{Candidates: cs})
+	p.n.send(election.Peers{Candidates: cs, Prefer: p.n.ops.preferred()})
 }
 
 func candidate(ns NodeStatus, now lease.Instant) bool {
@@ -388,57 +395,6 @@ func (p *peers) uris() []string {
 		}
 	}
 	return out
-}
-
-// request asks the master, through the store, to hand over to this node.
-func (p *peers) request(ctx context.Context) error {
-	s := p.n.Status()
-	b, err := json.Marshal(requestObject{Op: "switchover", To: s.Node, Term: s.Term})
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, 2*p.n.opts.Timing.Operation)
-	defer cancel()
-	if err := p.n.store.Put(ctx, requestPrefix+string(NewWriteID()), bytes.NewReader(b), int64(len(b))); err != nil {
-		return err
-	}
-	if holder, ok := p.known()[s.Holder]; ok && holder.URI != "" && p.n.opts.Nudge != nil {
-		p.n.opts.Nudge(ctx, []string{holder.URI}) // or it would find the request with its next listing
-	}
-	return nil
-}
-
-// serveRequests lets the master take what operators asked for.
-func (p *peers) serveRequests(ctx context.Context, term lease.Term) error {
-	now := p.n.Now()
-	if asked := p.hurry.Swap(false); !asked && p.n.thrifty() && !p.requestsAt.IsZero() && now.Longest(p.requestsAt) < thriftyRequests {
-		return nil
-	}
-	p.requestsAt = now
-	page, err := p.n.store.List(ctx, requestPrefix, "")
-	if err != nil {
-		return err
-	}
-	for _, it := range page.Items {
-		b, err := readObject(ctx, p.n.store, it.Key)
-		if err != nil {
-			return err
-		}
-		if err := p.n.store.Delete(ctx, it.Key); err != nil {
-			return err
-		}
-		var r requestObject
-		if err := json.Unmarshal(b, &r); err != nil || r.Op != "switchover" || r.Term != term {
-			p.n.log.Info("request dropped", zap.String("key", it.Key), zap.Uint64("term", uint64(r.Term)))
-			continue
-		}
-		if ns, ok := p.known()[r.To]; !ok || !candidate(ns, p.n.Now()) {
-			p.n.log.Warn("switchover refused: the target can not take over", zap.String("to", string(r.To)))
-			continue
-		}
-		p.n.send(election.StepDown{To: r.To, Why: "switchover to " + string(r.To)})
-	}
-	return nil
 }
 
 // forget removes records of nodes that are gone.

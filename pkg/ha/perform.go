@@ -26,6 +26,9 @@ func (n *Node) perform(ctx context.Context, decided lease.Instant, a election.Ac
 			return readDone(s, err)
 		})
 	case election.Write:
+		if !a.Value.Held {
+			n.ops.leave.releasing(n.opts.Clock(), a.Value.Term)
+		}
 		n.bounded(ctx, func(ctx context.Context) election.Event {
 			if late(n.opts.Clock(), decided, a.Until) {
 				return election.WriteDone{WriteID: a.Value.WriteID, Unsent: true, Detail: "its time was over before it could be sent"}
@@ -189,11 +192,15 @@ func (n *Node) mayVerify() { n.verifyOnce.Do(func() { close(n.verifyNow) }) }
 // one that fails the checks more and more slowly, since only an operator can
 // repair it.
 func (n *Node) goVerify(ctx context.Context) {
-	if n.opts.Verify == nil {
-		n.events <- election.Trust{OK: true}
-		return
-	}
 	n.wait.Go(func() {
+		select {
+		case <-n.ops.first:
+		case <-ctx.Done():
+		}
+		if n.opts.Verify == nil {
+			n.send(election.Trust{OK: true})
+			return
+		}
 		select {
 		case <-n.verifyNow:
 		case <-ctx.Done():

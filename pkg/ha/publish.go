@@ -43,12 +43,14 @@ func (n *Node) publish(now lease.Instant) {
 	if n.registered = !v.Since.IsZero(); n.registered {
 		n.mayVerify()
 	}
+	s.Operations, s.Flapping, s.Failback, s.Moves = n.ops.list(), v.Flapping, v.Failback, v.Changes
 	n.transition(now, s)
 	s.History = n.history
 	s.Counts = n.sums()
 	s.Reigns = n.reigns.list()
 	s.Nodes = n.nodes(now, s)
-	n.status.Store(s)
+	n.chronicle.seen(n.status.Swap(s), s)
+	n.ops.shown(s, now)
 	n.recorder.shown(s, now)
 	n.recorder.watchHolder(&v)
 	n.peers.shown(s, now)
@@ -96,6 +98,7 @@ func (n *Node) transition(now lease.Instant, s *Status) {
 	n.log.Info("state", f...)
 	h := append([]Transition{{State: is.state, Term: is.term, Code: code, Reason: reason, At: time.Now()}}, n.history...)
 	n.history = h[:min(len(h), historyLimit)]
+	n.chronicle.add(PlaneEvent{Type: EventState, Node: s.Node, Term: is.term, From: string(before.state), To: string(is.state), Code: code, Detail: reason})
 }
 
 // reason says in words why the state changed.
@@ -178,6 +181,8 @@ var loudness = map[election.NoteKind]zapcore.Level{
 	election.NoteForgetful:   zapcore.WarnLevel,
 	election.NoteGuardSilent: zapcore.WarnLevel,
 	election.NoteHeldOff:     zapcore.InfoLevel,
+	election.NoteFailback:    zapcore.InfoLevel,
+	election.NoteFlapping:    zapcore.WarnLevel,
 }
 
 // noted turns a note of the machine into log lines and history.
@@ -197,7 +202,7 @@ func (n *Node) noted(now lease.Instant, a election.Note) {
 	switch a.Kind {
 	case election.NoteClaiming:
 		v := n.machine.View(now)
-		n.phases.claiming(now, n.Status(), v.Since, a.Detail)
+		n.phases.claiming(now, n.Status(), &v, a.Detail)
 	case election.NoteClaimLost:
 		n.phases.claims = false // the next attempt is another claim
 	case election.NoteClaimed:
@@ -206,7 +211,7 @@ func (n *Node) noted(now lease.Instant, a election.Note) {
 		if n.phases.ready(now) {
 			n.reigns.began(ReignRecord{
 				Term: a.Term, Node: n.opts.Node, Incarnation: n.inc, From: n.phases.since,
-				Reason: n.phases.reason, Phases: n.phases.ms,
+				Code: n.phases.why, Reason: n.phases.reason, Phases: n.phases.ms,
 			})
 		}
 	case election.NoteReleased:
@@ -215,20 +220,26 @@ func (n *Node) noted(now lease.Instant, a election.Note) {
 			why = n.phases.endReason
 		}
 		n.reigns.ended(a.Term, why)
+		n.ops.released(now, a.Term)
 	case election.NoteDraining:
 		n.phases.endReason = a.Detail
+		n.ops.leave.draining(now, a.Term)
 		if d, ok := n.service.(Demoter); ok {
 			d.Demote(a.Term, StopReason(a.Detail))
 		}
 	case election.NoteStopping:
 		n.phases.endReason = a.Detail
+		n.ops.leave.stopping(now, a.Term)
 	case election.NoteLate:
 		n.counts.Late++
 		n.lateAt = now
+		n.chronicle.add(PlaneEvent{Type: EventNotice, Node: n.opts.Node, Term: a.Term, Code: CodeLate, Detail: a.Detail})
 	case election.NoteAlarm, election.NoteStuck, election.NoteRollback, election.NoteUnreadable, election.NotePlane,
 		election.NoteLapsed, election.NoteDemoted, election.NoteForgetful, election.NoteGuardSilent,
 		election.NoteUnready, election.NoteBorn, election.NoteHolder, election.NoteHeldOff,
-		election.NoteTakeover:
+		election.NoteTakeover, election.NoteFailback, election.NoteFencing, election.NoteFenced, election.NoteUnfenced:
+	case election.NoteFlapping:
+		n.chronicle.add(PlaneEvent{Type: EventNotice, Node: n.opts.Node, Term: a.Term, Code: election.ReasonFlapping, Detail: a.Detail})
 	}
 }
 
@@ -239,22 +250,41 @@ type phaseClock struct {
 	ms        Phases
 	reason    string
 	code      string // of a Change to MASTER
+	why       string // reason code of the reign
 	endReason string
 	since     time.Time
 	open      bool
 }
 
-func (p *phaseClock) claiming(now lease.Instant, s *Status, lastLife lease.Instant, from string) {
+func (p *phaseClock) claiming(now lease.Instant, s *Status, v *election.View, from string) {
+	lastLife := v.Since
 	if p.claims {
 		return // a repeated attempt belongs to the same claim
 	}
-	*p = phaseClock{at: now, claims: true, reason: "silent: " + from, code: ChangedSilent}
+	*p = phaseClock{at: now, claims: true, reason: "silent: " + from, code: ChangedSilent, why: claimCode(s.Node, v)}
 	if s.Holder == "" {
 		p.reason, p.code = from, ChangedReleased
 	}
 	if !lastLife.IsZero() {
 		p.ms.Detected = now.Longest(lastLife).Milliseconds()
 	}
+}
+
+// claimCode is why a node claims the register as it sees it.
+func claimCode(self lease.NodeID, v *election.View) string {
+	switch {
+	case v.Holder == "":
+		return CodeBirth
+	case v.Held && v.Holder == self:
+		return CodeSameNode
+	case v.Held:
+		return CodeSilent
+	case v.To == self:
+		return CodeNamed
+	case v.To != "":
+		return CodeRollback
+	}
+	return CodeReleased
 }
 
 func (p *phaseClock) lap(now lease.Instant) int64 {

@@ -80,6 +80,31 @@ func (r *reigns) ended(t lease.Term, why string) {
 	}
 }
 
+// own is one of this node's reigns.
+func (r *reigns) own(t lease.Term) (ReignRecord, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rec, ok := r.all[t]
+	return rec, ok && rec.Incarnation == r.n.inc
+}
+
+// attribute says which operation brought one of this node's reigns about, and
+// who asked for it.
+func (r *reigns) attribute(t lease.Term, code, actor string) {
+	r.mu.Lock()
+	rec, ok := r.all[t]
+	ok = ok && rec.Incarnation == r.n.inc
+	if ok {
+		rec.Code, rec.Actor = code, actor
+		r.all[t] = rec
+		r.pending = append(r.pending, rec)
+	}
+	r.mu.Unlock()
+	if ok {
+		r.lane.put(r.sync)
+	}
+}
+
 // shown fetches what other nodes wrote, when there is something new.
 func (r *reigns) shown(s *Status) {
 	every := 10 * time.Second

@@ -15,12 +15,24 @@ type ReignRecord struct {
 	Node        lease.NodeID      `json:"node"`
 	Incarnation lease.Incarnation `json:"incarnation"`
 	From        time.Time         `json:"from"`
-	To          *time.Time        `json:"to"`     // nil while the reign lasts, or when its end was not observed
-	Reason      string            `json:"reason"` // why it began: birth, released, silent, same-node, switchover, force
+	To          *time.Time        `json:"to"`             // nil while the reign lasts, or when its end was not observed
+	Code        string            `json:"code,omitempty"` // why it began: one of the Code constants
+	Reason      string            `json:"reason"`         // the same in words
 	EndReason   string            `json:"endReason,omitempty"`
 	Actor       string            `json:"actor,omitempty"` // who asked, when somebody did
 	Phases      Phases            `json:"phasesMs"`
 }
+
+// Why a reign began.
+const (
+	CodeBirth    = "birth"     // the first of the plane
+	CodeReleased = "released"  // the one before let go
+	CodeSilent   = "silent"    // the one before fell silent
+	CodeSameNode = "same-node" // the one before was a former run of this node
+	CodeNamed    = "named"     // the one before made way for this node by itself: failback, maintenance
+	CodeRollback = "rollback"  // another node was to take over and did not come
+	CodeForce    = "force"     // an operator forced it; otherwise the operation's kind stands here
+)
 
 // Phases are the milliseconds each part of a take-over took, from the moment
 // the old reign's end could first be suspected.

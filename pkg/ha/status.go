@@ -39,6 +39,15 @@ type Status struct {
 	Electable bool // could be promoted now
 	Stopping  bool // shutting down
 	Paused    bool // automatic moves are off, plane-wide
+	// Moves is how long ago role changes were that nobody asked for and that
+	// count against moving by itself again, oldest first.
+	Moves    []time.Duration
+	Flapping bool // the mastership moved too often: automatic moves are held until an operator's ack
+	// Failback is a node of higher priority than this master's that could take
+	// over, where the policy cares; empty: none.
+	Failback lease.NodeID
+	// Operations are those that stand: planned, under way or in force.
+	Operations []Operation
 
 	Term     lease.Term   // highest term seen
 	Holder   lease.NodeID // who holds the term as last read; empty: nobody
