@@ -45,7 +45,8 @@ func (d *daemon) newHooks(ctx context.Context) {
 	}
 	d.hooks = hook.Open(ctx, opt)
 	d.watch = hook.NewWatch(d.hooks, d.leaseFile, d.timing.ReadGap())
-	d.service = hook.NewService(d.service, d.watch, hook.Grace(d.timing.Stop))
+	hooked := hook.NewService(d.service, d.watch, hook.Grace(d.timing.Stop))
+	d.service, d.mayMove = hooked, hooked.MayMove
 }
 
 // finals is what the guard does at the end when this daemon has died.

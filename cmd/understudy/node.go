@@ -45,9 +45,10 @@ type daemon struct {
 	service ha.Service
 	// supervisor is what service rests on; nil with service.none.
 	supervisor *supervise.Supervisor
-	leaseFile  string      // empty with service.none
-	hooks      *hook.Queue // nil: no hook is configured
-	watch      *hook.Watch // feeds it
+	leaseFile  string                                                                     // empty with service.none
+	hooks      *hook.Queue                                                                // nil: no hook is configured
+	watch      *hook.Watch                                                                // feeds it
+	mayMove    func(ctx context.Context, t lease.Term, to lease.NodeID, why string) error // nil: always
 	listener   net.Listener
 	agent      net.Listener // nil: none
 	access     access
@@ -331,7 +332,8 @@ func (d *daemon) node() (*ha.Node, error) {
 		InactiveNodeRemoval: c.HA.InactiveNodeRemoval, Persist: persist,
 		Clock: clock.Now, Service: d.service, Memory: d.dir, Former: former,
 		Verify: d.verify, Nudge: newNudger(), Warnings: d.warnings, Log: d.log,
-		OnStatus: d.onStatus,
+		OnStatus: d.onStatus, PreSwitchover: d.mayMove,
+		Failback: c.Failback(), AntiFlap: election.AntiFlap(c.HA.AntiFlap),
 	})
 }
 

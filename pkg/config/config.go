@@ -61,11 +61,22 @@ type HA struct {
 	StandbyHeartbeatInterval time.Duration `yaml:"standbyHeartbeatInterval" derive:"h"`             // how often a standby writes its record
 	PollInterval             time.Duration `yaml:"pollInterval" derive:"h/5, h/2 on hdfs, h on s3"` // how often a standby reads the register
 	TakeoverTimeout          time.Duration `yaml:"takeoverTimeout"`                                 // how long a switchover waits for its target
-	HotStandby               bool          `yaml:"hotStandby"`                                      // AUTO nodes follow as HOT_STANDBY
-	AutoInit                 bool          `yaml:"autoInit"`                                        // a node may make the plane (R0)
-	FailFast                 bool          `yaml:"failFast"`                                        // exit 4 when the store can not be reached at start
-	StateCompat              bool          `yaml:"stateCompat"`                                     // MASTER shows from the moment of the claim, as in Brooklyn
-	InactiveNodeRemoval      time.Duration `yaml:"inactiveNodeRemoval"`                             // silent nodes are forgotten after this; 0: never
+	Failback                 string        `yaml:"failback" enum:"never,manual,after"`              // when a node of higher priority could take over
+	FailbackAfter            time.Duration `yaml:"failbackAfter"`                                   // of failback: after
+	AntiFlap                 AntiFlap      `yaml:"antiFlap"`
+	HotStandby               bool          `yaml:"hotStandby"`          // AUTO nodes follow as HOT_STANDBY
+	AutoInit                 bool          `yaml:"autoInit"`            // a node may make the plane (R0)
+	FailFast                 bool          `yaml:"failFast"`            // exit 4 when the store can not be reached at start
+	StateCompat              bool          `yaml:"stateCompat"`         // MASTER shows from the moment of the claim, as in Brooklyn
+	InactiveNodeRemoval      time.Duration `yaml:"inactiveNodeRemoval"` // silent nodes are forgotten after this; 0: never
+}
+
+// AntiFlap is the section "ha.antiFlap": after so many role changes within the
+// window that nobody asked for, failbacks and failovers for a failing service
+// are held. Changes 0: never.
+type AntiFlap struct {
+	Changes int           `yaml:"changes"`
+	Window  time.Duration `yaml:"window"`
 }
 
 // Server is the section "server".
@@ -220,7 +231,8 @@ func (f FloatingIP) Prefix() netip.Prefix {
 
 // Hooks is the section "hooks": commands at the turning points of a node.
 type Hooks struct {
-	PrePromote      Hook `yaml:"prePromote"` // before the service starts; may veto
+	PreSwitchover   Hook `yaml:"preSwitchover"` // before the mastership is moved on request; may veto
+	PrePromote      Hook `yaml:"prePromote"`    // before the service starts; may veto
 	PostPromote     Hook `yaml:"postPromote"`
 	PreDemote       Hook `yaml:"preDemote"`
 	PostDemote      Hook `yaml:"postDemote"`
@@ -248,6 +260,7 @@ type NamedHook struct {
 // All lists the hooks, set or not, in the order of the file.
 func (h Hooks) All() []NamedHook {
 	return []NamedHook{
+		{"preSwitchover", h.PreSwitchover, true, false},
 		{"prePromote", h.PrePromote, true, false},
 		{"postPromote", h.PostPromote, true, false},
 		{"preDemote", h.PreDemote, true, false},
@@ -321,6 +334,9 @@ func Default() *Config {
 		HA: HA{
 			Preset:              "default",
 			TakeoverTimeout:     10 * time.Second,
+			Failback:            "never",
+			FailbackAfter:       10 * time.Minute,
+			AntiFlap:            AntiFlap{Changes: 5, Window: 10 * time.Minute},
 			HotStandby:          true,
 			AutoInit:            true,
 			InactiveNodeRemoval: 48 * time.Hour,
@@ -339,6 +355,7 @@ func Default() *Config {
 			StopSignal:   "TERM",
 		},
 		Hooks: Hooks{
+			PreSwitchover:   Hook{Timeout: 10 * time.Second},
 			PrePromote:      Hook{Timeout: 10 * time.Second},
 			PostPromote:     Hook{Timeout: 10 * time.Second},
 			PreDemote:       Hook{Timeout: 10 * time.Second},
@@ -371,6 +388,18 @@ func (c *Config) TimingRequest(minBeat time.Duration, pollDivisor int) election.
 		MinBeat:          minBeat,
 		PollDivisor:      pollDivisor,
 	}
+}
+
+// Failback is what a master does about a better candidate.
+func (c *Config) Failback() election.Failback {
+	f := election.Failback{After: c.HA.FailbackAfter}
+	switch c.HA.Failback {
+	case "manual":
+		f.Policy = election.FailbackManual
+	case "after":
+		f.Policy = election.FailbackAfter
+	}
+	return f
 }
 
 // GuardStopTimeout is how long the guard waits between TERM and KILL once the

@@ -510,8 +510,23 @@ func (v *validator) timings() {
 	if r := c.HA.InactiveNodeRemoval; r != 0 && r <= t.Timeout {
 		v.bad("ha.inactiveNodeRemoval", "%s is not longer than ha.heartbeatTimeout %s: nodes would be forgotten before they are missed; write 0s to never forget", formatDuration(r), formatDuration(t.Timeout))
 	}
+	v.moves()
 	if g := c.Service.DrainDelay; g > 10*time.Minute {
 		v.warn("service.drainDelay", "every planned hand-over waits %s first", formatDuration(g))
+	}
+}
+
+// moves looks at when the mastership moves by itself.
+func (v *validator) moves() {
+	h := v.c.HA
+	if h.Failback == "after" && h.FailbackAfter <= 0 {
+		v.bad("ha.failbackAfter", "%s is no time at all; write e.g. 10m", formatDuration(h.FailbackAfter))
+	}
+	if h.AntiFlap.Changes < 0 {
+		v.bad("ha.antiFlap.changes", "%d is below 0; write 0 for no bound", h.AntiFlap.Changes)
+	}
+	if h.AntiFlap.Changes > 0 && h.AntiFlap.Window <= 0 {
+		v.bad("ha.antiFlap.window", "%s is no time at all; write e.g. 10m, or antiFlap.changes: 0 for no bound", formatDuration(h.AntiFlap.Window))
 	}
 }
 

@@ -15,6 +15,7 @@ type Event string
 
 // The events.
 const (
+	PreSwitchover   Event = "preSwitchover"   // the mastership is to be moved from here on request, the service runs; may veto
 	PrePromote      Event = "prePromote"      // the term is won, the service does not run yet; may veto
 	PostPromote     Event = "postPromote"     // the node is MASTER, once per term
 	PreDemote       Event = "preDemote"       // a planned end of a term begins, the service still runs
@@ -30,14 +31,16 @@ const (
 // The guard runs it by itself, see guard.Finals.
 const GuardStop Event = "guardStop"
 
-// Events lists all other events, in the order of a reign.
+// Events lists all other events, of a hand-over and then in the order of a reign.
 func Events() []Event {
-	return []Event{PrePromote, PostPromote, PreDemote, PostDemote, OnRoleChange, OnFencingFailed, OnStoreLost, OnStoreBack}
+	return []Event{PreSwitchover, PrePromote, PostPromote, PreDemote, PostDemote, OnRoleChange, OnFencingFailed, OnStoreLost, OnStoreBack}
 }
 
 // Bound reports whether the event's hook belongs to a term: only the guard
 // starts it, and it is over with the term (G2).
-func (e Event) Bound() bool { return slices.Contains([]Event{PrePromote, PostPromote, PreDemote}, e) }
+func (e Event) Bound() bool {
+	return slices.Contains([]Event{PreSwitchover, PrePromote, PostPromote, PreDemote}, e)
+}
 
 // Hook is the command of one event. Without a Command there is none.
 type Hook struct {
@@ -58,7 +61,8 @@ type Facts struct {
 	Token     lease.Term   `json:"token"`     // the fencing token: the term (R16)
 	Master    lease.NodeID `json:"master"`    // holder of the term; empty: nobody
 	MasterURI string       `json:"masterUri"`
-	Reason    string       `json:"reason"` // one line for people
+	Reason    string       `json:"reason"`       // one line for people
+	To        lease.NodeID `json:"to,omitempty"` // of preSwitchover: who is to be master next
 	LeaseFile string       `json:"leaseFile,omitempty"`
 	At        time.Time    `json:"at"`             // wall clock
 	Test      bool         `json:"test,omitempty"` // nothing happened: an operator tries the hook
@@ -86,6 +90,7 @@ func (f Facts) Environ(base []string) []string {
 		"HA_MASTER="+string(f.Master),
 		"HA_MASTER_URI="+f.MasterURI,
 		"HA_REASON="+f.Reason,
+		"HA_TO="+string(f.To),
 		"HA_LEASE_FILE="+f.LeaseFile,
 	)
 }

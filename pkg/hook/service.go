@@ -1,6 +1,8 @@
 package hook
 
 import (
+	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -133,6 +135,27 @@ func (s *Service) Demote(t lease.Term, why ha.StopReason) {
 	f := s.watch.facts(PreDemote, t, string(why))
 	f.State = lease.StateMaster
 	s.queue.Put(f, func(Result) { s.release(d, true) })
+}
+
+// MayMove asks the preSwitchover hook whether the mastership may be moved from
+// here to another node; an error is its veto. Without the hook it may.
+func (s *Service) MayMove(ctx context.Context, t lease.Term, to lease.NodeID, why string) error {
+	if !s.queue.Has(PreSwitchover) {
+		return nil
+	}
+	f := s.watch.facts(PreSwitchover, t, why)
+	f.To = to
+	answer := make(chan Result, 1)
+	s.queue.Put(f, func(r Result) { answer <- r })
+	select {
+	case r := <-answer:
+		if r.Outcome == OK {
+			return nil
+		}
+		return fmt.Errorf("the preSwitchover hook vetoed (%s); put right what it found, or use failover --force", r.Words())
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // release lets a stop go on that waits for preDemote.
