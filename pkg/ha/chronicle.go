@@ -9,16 +9,16 @@ import (
 
 // PlaneEvent is something that happened on the plane, as this node saw it.
 type PlaneEvent struct {
-	Seq       uint64       `json:"seq"` // of this run of this node: grows by one
-	At        time.Time    `json:"at"`  // wall clock
-	Type      PlaneEventType    `json:"type"`
-	Node      lease.NodeID `json:"node"` // whom it is about
-	Term      lease.Term   `json:"term"`
-	From      string       `json:"from,omitempty"` // a state
-	To        string       `json:"to,omitempty"`
-	Code      string       `json:"code,omitempty"`
-	Detail    string       `json:"detail,omitempty"`
-	Operation *Operation   `json:"operation,omitempty"`
+	Seq       uint64         `json:"seq"` // of this run of this node: grows by one
+	At        time.Time      `json:"at"`  // wall clock
+	Type      PlaneEventType `json:"type"`
+	Node      lease.NodeID   `json:"node"` // whom it is about
+	Term      lease.Term     `json:"term"`
+	From      string         `json:"from,omitempty"` // a state
+	To        string         `json:"to,omitempty"`
+	Code      string         `json:"code,omitempty"`
+	Detail    string         `json:"detail,omitempty"`
+	Operation *Operation     `json:"operation,omitempty"`
 }
 
 // PlaneEventType is a kind of PlaneEvent.
