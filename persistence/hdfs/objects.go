@@ -435,11 +435,18 @@ type lister struct {
 // walk adds the keys beneath dir, which is empty or ends in '/', in order.
 func (l *lister) walk(dir string) error {
 	file := strings.TrimSuffix(l.s.in(dir), "/")
+	// What is mostly not there, as requests are, is asked for often.
+	if still, err := l.c.missing(file); still || err != nil && !errors.Is(err, os.ErrNotExist) {
+		return l.s.wrap(l.c, "list", path.Dir(file), err)
+	}
 	entries, err := l.c.list(file)
 	switch {
 	case errors.Is(err, errNotDir) && dir != "":
 		return nil // an object where a directory would be
 	case errors.Is(err, os.ErrNotExist):
+		if path.Dir(file) == l.s.root && len(l.c.none) < 16 {
+			l.c.none[file] = struct{}{}
+		}
 		return l.s.there(l.c)
 	case err != nil:
 		return l.s.wrap(l.c, "list", file, err)

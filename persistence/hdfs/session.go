@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 	"os"
+	"path"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,6 +23,7 @@ type session struct {
 	at     int // of link.addresses
 	used   time.Time
 	dirs   map[string]*hdfs.FileReader // open directories, which cost a request to open
+	none   map[string]struct{}         // directories that were not there
 
 	mu    sync.Mutex
 	conn  *conn                  // to the NameNode
@@ -34,7 +37,7 @@ var errSecondDial = errors.New("the connection was lost")
 // open makes a session. Files that it writes must be kept alive; a session that
 // writes none is quiet.
 func (l *link) open(ctx context.Context, at int, quiet bool) (*session, error) {
-	s := &session{at: at, dirs: map[string]*hdfs.FileReader{}}
+	s := &session{at: at, dirs: map[string]*hdfs.FileReader{}, none: map[string]struct{}{}}
 	s.limit = func() context.Context { return ctx }
 	defer context.AfterFunc(ctx, s.abort)()
 	opts, err := l.options(ctx, at)
@@ -142,6 +145,20 @@ func (s *session) sound(err error) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return !s.ended && !s.conn.broken() && (err == nil || answered(err))
+}
+
+// missing reports whether a directory that was not there is not there still, by
+// listing the one above it, which shows at once that that is there.
+func (s *session) missing(dir string) (bool, error) {
+	if _, was := s.none[dir]; !was {
+		return false, nil
+	}
+	entries, err := s.list(path.Dir(dir))
+	if err == nil && !slices.ContainsFunc(entries, func(e os.FileInfo) bool { return e.Name() == path.Base(dir) }) {
+		return true, nil
+	}
+	delete(s.none, dir)
+	return false, err
 }
 
 // list returns what is in a directory, with one request if it was listed by

@@ -83,6 +83,8 @@ func (o *operations) every(s *Status, leading bool) time.Duration {
 		return time.Duration(1<<63 - 1) // the master's view tells
 	case o.n.thrifty():
 		return thriftyRequests
+	case leading && o.n.sparing():
+		return sparingListing * t.Heartbeat
 	case leading:
 		return t.Heartbeat
 	}

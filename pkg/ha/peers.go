@@ -85,15 +85,14 @@ func (p *peers) known() map[lease.NodeID]NodeStatus {
 	return nil
 }
 
-// every is how often the other nodes are looked at: with each heartbeat where
-// reads are cheap.
+// every is how often the other nodes are looked at.
 func (p *peers) every(orphan bool) time.Duration {
 	t := p.n.opts.Timing
 	switch {
 	case !p.n.thrifty() && orphan:
 		return 3 * t.Heartbeat
 	case !p.n.thrifty():
-		return t.StandbyHeartbeat
+		return p.n.look()
 	case p.rounds < quickRounds:
 		return 2 * t.Heartbeat
 	}
@@ -194,8 +193,11 @@ func (p *peers) gather(ctx context.Context) error {
 // listing is how often nodes are listed: new ones show sooner where a listing
 // costs nothing.
 func (p *peers) listing() time.Duration {
-	if p.n.thrifty() {
+	switch {
+	case p.n.thrifty():
 		return thriftyListing
+	case p.n.sparing():
+		return max(2*p.n.opts.Timing.StandbyHeartbeat, sparingListing*p.n.opts.Timing.Heartbeat)
 	}
 	return 2 * p.n.opts.Timing.StandbyHeartbeat
 }
@@ -271,7 +273,7 @@ func (p *peers) publishView(ctx context.Context) error {
 		v.Nodes = append(v.Nodes, viewNode{Record: ns.NodeRecord, AgeMs: ns.Age(now).Milliseconds()})
 		fmt.Fprintf(&sum, "%s %s %d %t %t;", id, ns.State, ns.Priority, ns.Electable, ns.Fresh(now, 0))
 	}
-	every := p.n.opts.Timing.StandbyHeartbeat / 2 // with each look, be it a little early
+	every := p.n.look() / 2 // with each look, be it a little early
 	if p.n.thrifty() {
 		every = glanceEvery / 2 // and not with the quick rounds before
 	}

@@ -34,10 +34,31 @@ const (
 	// its own record in about every other look.
 	thriftyLook = 30 * time.Second
 	firstLooks  = 8
+
+	// sparingLook is how many heartbeats lie between two looks at the other nodes
+	// where requests cost nothing but the time of a server that others need, too
+	// (PollDivisor is below 5 there, as on HDFS), and sparingListing how many
+	// between two listings. A new node shows by then, and who makes a request
+	// nudges the master.
+	sparingLook    = 2
+	sparingListing = 5
 )
 
 // thrifty reports whether the store charges for each request.
 func (n *Node) thrifty() bool { return n.store.Limits().PollDivisor == 1 }
+
+// sparing reports whether the store's server has others to serve.
+func (n *Node) sparing() bool { return n.store.Limits().PollDivisor < 5 }
+
+// look is how often the other nodes are looked at where that costs nothing:
+// with each heartbeat, or each record.
+func (n *Node) look() time.Duration {
+	t := n.opts.Timing
+	if n.sparing() {
+		return max(t.StandbyHeartbeat, sparingLook*t.Heartbeat)
+	}
+	return t.StandbyHeartbeat
+}
 
 // lag is how much older than it is a living node's record may look here: the
 // master looks at it seldom, and others at the master's view.
@@ -45,9 +66,9 @@ func (n *Node) lag() time.Duration {
 	if n.thrifty() {
 		return 2 * glanceEvery
 	}
-	// Both look once per standbyHeartbeatInterval. Where that is a heartbeat,
-	// the three intervals that everybody waits for cover it.
-	return 2 * (n.opts.Timing.StandbyHeartbeat - n.opts.Timing.Heartbeat)
+	// Both look at that pace. Where it is a heartbeat, the three intervals that
+	// everybody waits for cover it.
+	return 2 * (n.look() - n.opts.Timing.Heartbeat)
 }
 
 // Spending is how often a node looks at what is advisory on a store that

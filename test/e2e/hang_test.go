@@ -1,20 +1,14 @@
 package e2e_test
 
 import (
-	"bytes"
-	"context"
-	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -31,11 +25,6 @@ import (
 )
 
 const (
-	loadEvery = 20 * time.Millisecond // 50 requests a second
-	// What REST has to keep to while the store hangs. A machine that does not
-	// manage that for a healthy plane either is measured against itself.
-	loadP99 = 5 * time.Millisecond
-	loadMax = 100 * time.Millisecond
 	// threadsMost is far above what a daemon has (about 12, and at most two
 	// stuck workers for each of three kinds of operation), and far below one
 	// per heartbeat.
@@ -77,13 +66,13 @@ func storeHangs(t *testing.T, rule faultfs.Rule, service map[string]string) {
 	p := harness.NewPlane(t, harness.Options{FaultFS: true, ServiceEnv: service})
 	master := p.StartAndWait(settle)
 	pids := pidsOf(p)
-	healthy := load(t, p, harness.Rounds(150, 500))
+	healthy := harness.Load(t, p.Nodes, harness.Rounds(150, 500))
 
 	threads := map[*harness.Node]int{}
 	hung := intervals.Now()
 	faults := hang(p.Nodes, rule)
 	registerBefore := register(t, p)
-	hanging := load(t, p, harness.Rounds(500, 3000))
+	hanging := harness.Load(t, p.Nodes, harness.Rounds(500, 3000))
 	for _, n := range p.Nodes {
 		threads[n] = threadsOf(t, n.Pid())
 	}
@@ -93,7 +82,7 @@ func storeHangs(t *testing.T, rule faultfs.Rule, service map[string]string) {
 			t.Errorf("the fault of %s never fired", p.Nodes[i].Name)
 		}
 	}
-	judgeLoad(t, healthy, hanging)
+	harness.JudgeLoad(t, healthy, hanging)
 	rec := p.Record()
 	last, ok := rec.LastAliveBefore(intervals.Now())
 	if !ok {
@@ -305,119 +294,4 @@ func procStatus(t *testing.T, pid int, key string) string {
 	}
 	t.Fatalf("no %s in /proc/%d/status", key, pid)
 	return ""
-}
-
-// loadPaths is what monitors and operators ask; those under /v1 want a
-// password.
-var loadPaths = []string{"/master", "/v1/server/ha/state", "/v1/server/ha/states"}
-
-// load asks the nodes in turn, 50 times a second, whatever became of the
-// requests before, and returns how long each answer took. Every request must
-// be answered, and truthfully as far as the answer alone can tell.
-func load(t *testing.T, p *harness.Plane, requests int) []time.Duration {
-	t.Helper()
-	client := insecure()
-	defer client.CloseIdleConnections()
-	type account struct{ user, password string }
-	accounts := make([]account, len(p.Nodes))
-	for i, n := range p.Nodes {
-		user, password, err := n.Credentials()
-		if err != nil {
-			t.Fatal(err)
-		}
-		accounts[i] = account{user, password}
-	}
-	ask := func(ctx context.Context, i int) error {
-		at := i % len(p.Nodes)
-		path := loadPaths[i/len(p.Nodes)%len(loadPaths)]
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.Nodes[at].URL(path), http.NoBody)
-		if err != nil {
-			return err
-		}
-		req.SetBasicAuth(accounts[at].user, accounts[at].password)
-		res, err := client.Do(req)
-		if err != nil {
-			return err
-		}
-		defer res.Body.Close()
-		body, err := io.ReadAll(res.Body)
-		if err != nil {
-			return err
-		}
-		return plausible(path, res.StatusCode, body)
-	}
-	for i := range len(p.Nodes) * len(loadPaths) { // connect, and have the passwords checked once
-		if err := ask(t.Context(), i); err != nil {
-			t.Fatal(err)
-		}
-	}
-	var (
-		wait sync.WaitGroup
-		mu   sync.Mutex
-		out  []time.Duration
-	)
-	tick := time.NewTicker(loadEvery)
-	defer tick.Stop()
-	for i := range requests {
-		<-tick.C
-		wait.Go(func() {
-			from := time.Now()
-			err := ask(t.Context(), i)
-			took := time.Since(from)
-			mu.Lock()
-			defer mu.Unlock()
-			out = append(out, took)
-			if err != nil {
-				t.Errorf("request %d: %v", i, err)
-			}
-		})
-	}
-	wait.Wait()
-	slices.Sort(out)
-	return out
-}
-
-// insecure is a client that keeps its connections, as a monitor's does.
-func insecure() *http.Client {
-	return &http.Client{
-		Timeout: 5 * time.Second,
-		Transport: &http.Transport{
-			TLSClientConfig:     &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // self-signed, on loopback
-			MaxIdleConnsPerHost: 4,
-		},
-	}
-}
-
-func plausible(path string, code int, body []byte) error {
-	switch {
-	case path == "/master" && (code == http.StatusOK || code == http.StatusServiceUnavailable):
-		return nil
-	case path == "/master" || code != http.StatusOK:
-		return fmt.Errorf("%s: status %d: %s", path, code, body)
-	case !json.Valid(bytes.TrimSpace(body)):
-		return fmt.Errorf("%s: not JSON: %s", path, body)
-	}
-	return nil
-}
-
-// judgeLoad holds the answers during a hang against the limits, or against
-// three times what the healthy plane took on a machine too busy for those.
-// Both are sorted.
-func judgeLoad(t *testing.T, healthy, hanging []time.Duration) {
-	t.Helper()
-	tell := func(what string, d []time.Duration) {
-		harness.Note(t, fmt.Sprintf("REST %s: n=%d p50=%v p99=%v max=%v", what, len(d), quantile(d, 50), quantile(d, 99), d[len(d)-1].Round(time.Microsecond)))
-	}
-	tell("with a healthy store", healthy)
-	tell("with a hanging store", hanging)
-	if got, most := quantile(hanging, 99), max(loadP99, 3*quantile(healthy, 99)); got > most {
-		t.Errorf("p99 is %v while the store hangs, want at most %v", got, most)
-	}
-	if got, most := hanging[len(hanging)-1], max(loadMax, 3*healthy[len(healthy)-1]); got > most {
-		t.Errorf("the slowest answer took %v while the store hangs, want at most %v", got, most)
-	}
-}
-
-func quantile(sorted []time.Duration, percent int) time.Duration {
-	return sorted[min(len(sorted)*percent/100, len(sorted)-1)].Round(time.Microsecond)
 }

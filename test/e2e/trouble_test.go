@@ -523,7 +523,7 @@ func TestWrongPassword(t *testing.T) {
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, n.URL("/v1/server/ha/state"), http.NoBody)
 	must(t, err)
 	req.SetBasicAuth("admin", "wrong")
-	res, err := insecure().Do(req)
+	res, err := harness.Insecure().Do(req)
 	must(t, err)
 	res.Body.Close()
 	if res.StatusCode != http.StatusUnauthorized || !strings.HasPrefix(res.Header.Get("Www-Authenticate"), "BASIC realm=") {

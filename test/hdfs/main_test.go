@@ -10,11 +10,13 @@ import (
 	"testing"
 	"time"
 
+	lib "github.com/colinmarc/hdfs/v2"
 	"golang.org/x/sys/unix"
 
 	"github.com/understudy-ha/understudy/persistence/hdfs"
 	"github.com/understudy-ha/understudy/test/e2e/harness"
 	"github.com/understudy-ha/understudy/test/hdfs/cluster"
+	"github.com/understudy-ha/understudy/test/need"
 )
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
@@ -92,10 +94,7 @@ func (s *shared) end() error {
 func needHadoop(t *testing.T) {
 	t.Helper()
 	if why := cluster.Missing(); why != "" {
-		if os.Getenv("CI") == "true" {
-			t.Fatal(why)
-		}
-		t.Skip(why)
+		need.Missing(t, why)
 	}
 }
 
@@ -126,14 +125,11 @@ var directories atomic.Int64
 func newDir(t *testing.T, c *cluster.Cluster, owner string) string {
 	t.Helper()
 	dir := fmt.Sprintf("/tests/%s-%d", strings.NewReplacer("/", "-", ":", "-").Replace(t.Name()), directories.Add(1))
-	client := admin(t, c)
-	if err := client.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if owner != "" {
-		if err := client.Chown(dir, owner, ""); err != nil {
-			t.Fatal(err)
+	admin(t, c, func(client *lib.Client) error {
+		if err := client.MkdirAll(dir, 0o755); err != nil || owner == "" {
+			return err
 		}
-	}
+		return client.Chown(dir, owner, "")
+	})
 	return dir
 }

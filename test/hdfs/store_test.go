@@ -14,8 +14,8 @@ import (
 	"github.com/understudy-ha/understudy/test/hdfs/cluster"
 )
 
-// admin is a client of the library alone, as the superuser.
-func admin(t *testing.T, c *cluster.Cluster) *lib.Client {
+// admin gives f a client of the library alone, as the superuser.
+func admin(t *testing.T, c *cluster.Cluster, f func(*lib.Client) error) {
 	t.Helper()
 	var addresses []string
 	for _, nn := range c.NameNodes() {
@@ -25,8 +25,10 @@ func admin(t *testing.T, c *cluster.Cluster) *lib.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = client.Close() })
-	return client
+	defer client.Close() // or it would go on renewing leases
+	if err := f(client); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestConformance(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"time"
 
@@ -182,6 +183,55 @@ func body(d *Daemon, method string, reply []byte) ([]byte, error) {
 		return nil, nil // an empty message
 	}
 	return answer, nil
+}
+
+// Requests are those that clients have made of a NameNode since it began, by
+// method, as its metrics have them. What the cluster's own parts ask is left out.
+func (c *Cluster) Requests(ctx context.Context, d *Daemon) (map[string]int, error) {
+	var all map[string]any
+	if err := c.JMX(ctx, d, fmt.Sprintf("Hadoop:service=NameNode,name=RpcDetailedActivityForPort%d", d.RPC), &all); err != nil {
+		return nil, err
+	}
+	own := map[string]bool{ // DataNodeProtocol, NamenodeProtocol, HAServiceProtocol
+		"SendHeartbeat": true, "BlockReport": true, "BlockReceivedAndDeleted": true, "RegisterDatanode": true, "VersionRequest": true,
+		"SendLifeline": true, "CommitBlockSynchronization": true, "RollEditLog": true, "GetTransactionID": true, "GetEditLogManifest": true,
+		"GetServiceStatus": true, "MonitorHealth": true, "TransitionToActive": true, "TransitionToStandby": true,
+		"StandbyException": true, "RetriableException": true,
+	}
+	out := map[string]int{}
+	for k, v := range all {
+		method, ok := strings.CutSuffix(k, "NumOps")
+		if n, number := v.(float64); ok && number && n > 0 && !own[method] && !strings.HasPrefix(method, "Overall") { // which are sums over all ports
+			out[method] = int(n)
+		}
+	}
+	return out, nil
+}
+
+// Audit is what each user's requests of a NameNode have been, as its audit log
+// has them: by user, then by command.
+func (c *Cluster) Audit(d *Daemon) (map[string]map[string]int, error) {
+	b, err := os.ReadFile(c.auditPath(d.Name))
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]map[string]int{}
+	for line := range strings.Lines(string(b)) {
+		var user, command string
+		for field := range strings.FieldsSeq(line) {
+			if v, ok := strings.CutPrefix(field, "ugi="); ok {
+				user = v
+			}
+			if v, ok := strings.CutPrefix(field, "cmd="); ok {
+				command = v
+			}
+		}
+		if out[user] == nil {
+			out[user] = map[string]int{}
+		}
+		out[user][command]++
+	}
+	return out, nil
 }
 
 // User is whom the cluster's processes run as to HDFS, its superuser.

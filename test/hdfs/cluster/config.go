@@ -10,6 +10,8 @@ import (
 	"strings"
 )
 
+const superGroup = "supergroup"
+
 // Nameservice is the logical name of the cluster.
 const Nameservice = "understudy"
 
@@ -44,7 +46,18 @@ log4j.appender.console=org.apache.log4j.ConsoleAppender
 log4j.appender.console.target=System.err
 log4j.appender.console.layout=org.apache.log4j.PatternLayout
 log4j.appender.console.layout.ConversionPattern=%d{ISO8601} %p %c{2}: %m%n
+# Each request of a client, with its user: see Audit.
+log4j.logger.org.apache.hadoop.hdfs.server.namenode.FSNamesystem.audit=INFO,audit
+log4j.additivity.org.apache.hadoop.hdfs.server.namenode.FSNamesystem.audit=false
+log4j.appender.audit=org.apache.log4j.FileAppender
+log4j.appender.audit.file=${audit.file}
+log4j.appender.audit.layout=org.apache.log4j.PatternLayout
+log4j.appender.audit.layout.ConversionPattern=%m%n
 `
+
+// Users are those, besides User, that may do everything: a test gives each node
+// its own to tell them apart.
+var Users = []string{"n1", "n2", "n3"}
 
 // address of a port on loopback. A name, because Kerberos' principals are made
 // of names; Hadoop and the tests look it up in /etc/hosts.
@@ -52,7 +65,11 @@ func address(port int) string { return fmt.Sprintf("localhost:%d", port) }
 
 // client are the settings that clients share with the servers.
 func (c *Cluster) client() (core, site Properties) {
-	core = Properties{"fs.defaultFS": "hdfs://" + Nameservice}
+	groups := ""
+	for _, u := range Users {
+		groups += u + "=" + superGroup + ";"
+	}
+	core = Properties{"fs.defaultFS": "hdfs://" + Nameservice, "hadoop.user.group.static.mapping.overrides": groups + "dr.who="}
 	site = Properties{
 		"dfs.nameservices": Nameservice,
 		"dfs.replication":  "1",
@@ -113,7 +130,7 @@ func (c *Cluster) server(d *Daemon) Properties {
 		"dfs.ha.automatic-failover.enabled": "false",
 		"dfs.namenode.handler.count":        "8",
 		"dfs.namenode.safemode.extension":   "0",
-		"dfs.permissions.superusergroup":    "supergroup",
+		"dfs.permissions.superusergroup":    superGroup,
 		// A standby follows what JournalNodes have at once, not after a minute.
 		"dfs.ha.tail-edits.period":                             "1s",
 		"dfs.ha.log-roll.period":                               "-1",

@@ -56,7 +56,7 @@ type Daemon struct {
 
 // command is a JVM of this cluster.
 func (c *Cluster) command(ctx context.Context, conf, heap string, class string, args ...string) *exec.Cmd {
-	argv := []string{"-Xmx" + heap, "-Xms32m", "-Xss512k", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.net.preferIPv4Stack=true"}
+	argv := []string{"-Xmx" + heap, "-Xms32m", "-Xss512k", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.net.preferIPv4Stack=true", "-Daudit.file=" + c.auditPath(conf)}
 	for _, p := range opened {
 		argv = append(argv, "--add-opens=java.base/"+p+"=ALL-UNNAMED")
 	}
@@ -200,6 +200,8 @@ func (c *Cluster) Log(d *Daemon) string {
 }
 
 func (c *Cluster) logPath(d *Daemon) string { return filepath.Join(c.Dir, d.Name+".log") }
+
+func (c *Cluster) auditPath(name string) string { return filepath.Join(c.Dir, name+".audit") }
 
 func (c *Cluster) confDir(name string) string { return filepath.Join(c.Dir, "conf", name) }
 
