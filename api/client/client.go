@@ -11,7 +11,6 @@ package client
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,11 +31,16 @@ import (
 // works, without a password and with the system's certificate authorities.
 type Options struct {
 	User, Password string
+	// Token is a bearer token to be known by, instead of User and Password.
+	Token string
+	// Certificate is one to be known by.
+	Certificate *tls.Certificate
 	// Insecure accepts any certificate. For trying things out only: the
 	// password goes to whoever answers.
 	Insecure bool
 	// CA holds certificates in PEM that are trusted besides the system's: an
-	// authority's, or the node's own tls.crt.
+	// authority's, or nodes' own (tls.crt). A node that shows a certificate that
+	// is one of these is trusted by whatever name or address it is reached.
 	CA []byte
 	// Timeout is how long one endpoint may take to be reached and, for reads,
 	// to answer. 0: 5 s. Writes answer when they are complete and are bounded
@@ -73,19 +77,9 @@ func New(endpoints []string, opt Options) (*Client, error) {
 		}
 		c.endpoints = append(c.endpoints, u)
 	}
-	conf := &tls.Config{
-		MinVersion:         tls.VersionTLS12,
-		InsecureSkipVerify: opt.Insecure, //nolint:gosec // asked for, and documented
-	}
-	if len(opt.CA) > 0 {
-		pool, err := x509.SystemCertPool()
-		if err != nil {
-			pool = x509.NewCertPool()
-		}
-		if !pool.AppendCertsFromPEM(opt.CA) {
-			return nil, errors.New("the CA file holds no certificate in PEM")
-		}
-		conf.RootCAs = pool
+	conf, err := tlsConfig(opt)
+	if err != nil {
+		return nil, err
 	}
 	c.http = &http.Client{
 		Transport: &http.Transport{
@@ -263,7 +257,10 @@ func (c *Client) send(ctx context.Context, method, endpoint, path string, form u
 		// Who asks a node by its address means that node.
 		req.Header.Set(v1.HeaderAllowNonMaster, "true")
 	}
-	if c.opt.User != "" || c.opt.Password != "" {
+	switch {
+	case c.opt.Token != "":
+		req.Header.Set("Authorization", "Bearer "+c.opt.Token)
+	case c.opt.User != "" || c.opt.Password != "":
 		req.SetBasicAuth(c.opt.User, c.opt.Password)
 	}
 	return c.http.Do(req)

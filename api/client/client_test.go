@@ -2,10 +2,13 @@ package client_test
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -391,5 +394,66 @@ func TestGeneratedCredentialsAndCertificate(t *testing.T) {
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+}
+
+// A certificate that was given is trusted by whatever name its node is reached,
+// and no other is.
+func TestPinnedCertificate(t *testing.T) {
+	dir, other := t.TempDir(), t.TempDir()
+	cert, _, err := server.LoadOrCreateCertificate(dir, []string{"node1.example"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := server.LoadOrCreateCertificate(other, []string{"127.0.0.1"}); err != nil {
+		t.Fatal(err)
+	}
+	s := httptest.NewUnstartedServer(server.New(master(), server.Options{Gate: gate(oneUser{})}))
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.TLS = server.TLSConfig(cert)
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	read := func(dirs ...string) []byte {
+		t.Helper()
+		var all []byte
+		for _, d := range dirs {
+			b, err := os.ReadFile(filepath.Join(d, "tls.crt"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, b...)
+		}
+		return all
+	}
+	ask := func(ca []byte) error {
+		_, err := connect(t, client.Options{User: "admin", Password: "one", CA: ca, Timeout: time.Minute}, s.URL).State(t.Context())
+		return err
+	}
+	if err := ask(read(other, dir)); err != nil {
+		t.Errorf("its own among several: %v", err)
+	}
+	for name, ca := range map[string][]byte{"another node's": read(other), "none": nil} {
+		var wrong *tls.CertificateVerificationError
+		if err := ask(ca); !errors.As(err, &wrong) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestToken(t *testing.T) {
+	tokens := &server.Tokens{}
+	plain, _, err := tokens.Create("x", server.Viewer, time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := httptest.NewTLSServer(server.New(master(), server.Options{Gate: func() *server.Gate { return &server.Gate{Tokens: tokens} }}))
+	t.Cleanup(s.Close)
+	c := connect(t, client.Options{Token: plain, CA: pemOf(s)}, s.URL)
+	if st, err := c.State(t.Context()); err != nil || st != v1.StateMaster {
+		t.Errorf("%s %v", st, err)
+	}
+	var refused *client.StatusError
+	if _, err := c.SetPriority(t.Context(), 1); !errors.As(err, &refused) || refused.Code != 403 || refused.Message != "token:x has the role viewer; this needs operator" {
+		t.Errorf("%v", err)
 	}
 }

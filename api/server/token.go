@@ -11,7 +11,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 	"unicode"
 )
@@ -162,4 +164,55 @@ func (t *Tokens) find(plain string, now time.Time) (Token, bool) {
 	}
 	same := subtle.ConstantTimeCompare(sum[:], found.hash[:]) == 1
 	return found, same && found.ID != "" && (found.Expires.IsZero() || now.Before(found.Expires))
+}
+
+// UpdateTokens changes a file of tokens: one change at a time, the file whole
+// at any moment, mode 0600, and of the owner of its directory, so that a node
+// of another user can read what root has made.
+func UpdateTokens(path string, change func(*Tokens) error) error {
+	dir := filepath.Dir(path)
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("change the tokens: %w", err)
+	}
+	defer d.Close() // read only; it ends the lock
+	if err := syscall.Flock(int(d.Fd()), syscall.LOCK_EX); err != nil {
+		return fmt.Errorf("change the tokens: lock %s: %w", dir, err)
+	}
+	t, err := LoadTokens(path)
+	if err != nil {
+		return err
+	}
+	if err := change(t); err != nil {
+		return err
+	}
+	if err := replace(path, t.Bytes(), d); err != nil {
+		return fmt.Errorf("change the tokens: %w", err)
+	}
+	return nil
+}
+
+// replace writes a file of secrets whole and durably: write and fsync a
+// temporary file, rename, fsync the directory.
+func replace(path string, content []byte, dir *os.File) error {
+	fi, err := dir.Stat()
+	if err != nil {
+		return err
+	}
+	tmp, err := os.CreateTemp(dir.Name(), "."+filepath.Base(path)+".*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(tmp.Name()) }() // renamed, as a rule
+	_, err = tmp.Write(content)
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 {
+		err = errors.Join(err, tmp.Chown(int(st.Uid), int(st.Gid)))
+	}
+	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp.Name(), path); err != nil {
+		return err
+	}
+	return dir.Sync()
 }

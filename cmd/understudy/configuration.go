@@ -97,16 +97,16 @@ func (g *globals) clientConfig() (*config.Config, error) {
 	return conf, nil
 }
 
-// firstLine reads a password file.
+// firstLine reads a file that holds a password or a token.
 func firstLine(path string) (string, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return "", fmt.Errorf("read the password: %w", err)
+		return "", fmt.Errorf("read the secret: %w", err)
 	}
 	line, _, _ := strings.Cut(string(b), "\n")
 	line = strings.TrimRight(line, "\r")
 	if line == "" {
-		return "", fmt.Errorf("read the password: the first line of %s is empty", path)
+		return "", fmt.Errorf("read the secret: the first line of %s is empty", path)
 	}
 	return line, nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -38,9 +39,17 @@ func (g *globals) connect() (*client.Client, error) {
 		endpoints = []string{localEndpoint(conf)}
 	}
 	opt := client.Options{Insecure: g.insecure}
-	// What dataDir holds concerns this host's node alone.
-	if opt.User, opt.Password, err = g.credentials(conf, local || !slices.ContainsFunc(endpoints, isElsewhere)); err != nil {
+	if opt.Token, err = g.token(); err != nil {
 		return nil, err
+	}
+	if opt.Certificate, err = g.certificate(); err != nil {
+		return nil, err
+	}
+	// What dataDir holds concerns this host's node alone.
+	if opt.Token == "" {
+		if opt.User, opt.Password, err = g.credentials(conf, local || !slices.ContainsFunc(endpoints, isElsewhere)); err != nil {
+			return nil, err
+		}
 	}
 	if !g.insecure {
 		if opt.CA, err = g.trusted(conf); err != nil {
@@ -76,6 +85,34 @@ func isElsewhere(endpoint string) bool {
 	}
 	ip := net.ParseIP(u.Hostname())
 	return u.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback())
+}
+
+// token is the bearer token to be known by; empty: none was given. A user that
+// was named goes before a variable.
+func (g *globals) token() (string, error) {
+	if g.tokenFile != "" {
+		token, err := firstLine(g.tokenFile)
+		if err != nil {
+			return "", usagef("--token-file: %w", err)
+		}
+		return token, nil
+	}
+	if g.user != "" {
+		return "", nil
+	}
+	return os.Getenv("UNDERSTUDY_TOKEN"), nil
+}
+
+// certificate is the one to be known by; nil: none was given.
+func (g *globals) certificate() (*tls.Certificate, error) {
+	if g.clientCert == "" {
+		return nil, nil
+	}
+	cert, err := tls.LoadX509KeyPair(g.clientCert, g.clientKey)
+	if err != nil {
+		return nil, usagef("--client-cert and --client-key: %w", err)
+	}
+	return &cert, nil
 }
 
 func (g *globals) credentials(conf *config.Config, local bool) (user, password string, err error) {

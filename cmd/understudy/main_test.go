@@ -87,7 +87,7 @@ func freeAddress() (string, error) {
 }
 
 // fakeNode answers with files of dir: states.json, history.json and so on, to
-// the user op with the password secret; /master is 200 if the file master is
+// the user op with the password secret, or the token ust_good; /master is 200 if the file master is
 // there.
 func fakeNode(dir string) http.Handler {
 	file := map[string]string{
@@ -117,7 +117,7 @@ func fakeNode(dir string) http.Handler {
 			h.Set("X-HA-Lease-Remaining-Ms", "4321")
 			return
 		}
-		if user, password, _ := r.BasicAuth(); user != "op" || password != "secret" {
+		if user, password, _ := r.BasicAuth(); (user != "op" || password != "secret") && r.Header.Get("Authorization") != "Bearer ust_good" {
 			w.Header().Set("WWW-Authenticate", `BASIC realm="understudy"`)
 			http.Error(w, "Authentication is required", http.StatusUnauthorized)
 			return

@@ -24,6 +24,9 @@ type globals struct {
 	passwordFile string
 	insecure     bool
 	cacert       string
+	tokenFile    string
+	clientCert   string
+	clientKey    string
 }
 
 // newRoot collects the commands. A new one goes into the list and into a file
@@ -54,8 +57,15 @@ Exit codes: 0 done, 1 failed or "no", 2 usage or bad configuration,
 	f.StringVar(&g.passwordFile, "password-file", os.Getenv("UNDERSTUDY_PASSWORD_FILE"), "`file` whose first line is the password")
 	f.BoolVar(&g.insecure, "insecure", envBool("UNDERSTUDY_INSECURE"), "accept any certificate; for trying things out only")
 	f.StringVar(&g.cacert, "cacert", os.Getenv("UNDERSTUDY_CACERT"), "PEM `file` of certificates to trust (default: this host's node's own)")
+	f.StringVar(&g.cacert, "ca-file", os.Getenv("UNDERSTUDY_CACERT"), "the same as --cacert")
+	f.StringVar(&g.tokenFile, "token-file", os.Getenv("UNDERSTUDY_TOKEN_FILE"), "`file` whose first line is a bearer token; or set UNDERSTUDY_TOKEN")
+	f.StringVar(&g.clientCert, "client-cert", os.Getenv("UNDERSTUDY_CLIENT_CERT"), "PEM `file` of a certificate to be known by")
+	f.StringVar(&g.clientKey, "client-key", os.Getenv("UNDERSTUDY_CLIENT_KEY"), "PEM `file` of its key")
 	root.MarkFlagsMutuallyExclusive("password", "password-file")
 	root.MarkFlagsMutuallyExclusive("insecure", "cacert")
+	root.MarkFlagsMutuallyExclusive("insecure", "ca-file")
+	root.MarkFlagsMutuallyExclusive("user", "token-file")
+	root.MarkFlagsRequiredTogether("client-cert", "client-key")
 
 	root.AddCommand(
 		newConfigCommand(g),
@@ -77,6 +87,7 @@ Exit codes: 0 done, 1 failed or "no", 2 usage or bad configuration,
 		newStatesCommand(g),
 		newStatusCommand(g),
 		newStoreCommand(g),
+		newTokenCommand(g),
 		newSystemdCommand(g),
 		newVersionCommand(g),
 	)

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"slices"
+
 	"github.com/spf13/cobra"
 )
 
@@ -9,6 +11,7 @@ func newServerCommand(g *globals) *cobra.Command {
 	var (
 		conf  configFlags
 		force bool
+		dev   bool
 	)
 	cmd := &cobra.Command{
 		Use:   "server",
@@ -20,6 +23,9 @@ It ends at SIGTERM or SIGINT, handing the mastership over first. The pid is in
 pid.txt in dataDir: kill -9 $(cat pid.txt) is a fair test of a failover.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if dev {
+				conf.set = slices.Concat(developing, conf.set)
+			}
 			cfg, warn, err := conf.load(g.configPath())
 			for _, w := range warn {
 				cmd.PrintErrln("understudy: warning: " + w)
@@ -38,6 +44,12 @@ pid.txt in dataDir: kill -9 $(cat pid.txt) is a fair test of a failover.`,
 		},
 	}
 	conf.addTo(cmd.Flags())
+	cmd.Flags().BoolVar(&dev, "dev", false, "for development: REST on 127.0.0.1:8443 as plain HTTP, without passwords, and a store on this machine's own disk will do")
 	cmd.Flags().BoolVar(&force, "force", false, "with mode DISABLED: run the service although the plane is alive; two may then run at once")
 	return cmd
+}
+
+// developing is what --dev sets; --set goes before it.
+var developing = []string{
+	"server.tls.disabled=true", "server.auth.disabled=true", "server.listen=127.0.0.1:8443", "store.allowLocal=true",
 }
