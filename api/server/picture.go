@@ -210,6 +210,7 @@ func (p picture) states(wall time.Time) v1.PlaneStates {
 		w := wireNode(id, n, p.now, wall)
 		w.Status, w.Why = v1.State(st), orNull(why)
 		w.Electable = p.electable(id, n)
+		w.StateSeq, w.StateLag = p.held(st, n.StateSeq)
 		out.Nodes[string(id)] = w
 	}
 	out.Nodes[string(p.Node)] = p.self(wall)
@@ -231,11 +232,26 @@ func (p picture) self(wall time.Time) v1.Node {
 	ms := p.Store.Latency.Milliseconds()
 	w.StoreLatencyMs = &ms
 	w.ServiceFailures = p.Service.Failures
+	if p.Persisted.Held {
+		w.StateSeq, w.StateLag = p.held(p.state(), p.Persisted.Seq)
+	}
 	if p.leading() {
 		age := p.now.Longest(p.Reign.T0).Milliseconds() // its renewal of the register is its heartbeat
 		w.AgeMs = &age
 	}
 	return w
+}
+
+// held is how far a node in the given state holds the persisted state, and by
+// how much that is behind the register; nil for one that holds none.
+func (p picture) held(st lease.State, seq uint64) (at, lag *uint64) {
+	hot := st == lease.StateMaster || st == lease.StateHotStandby || st == lease.StateHotBackup
+	if !p.Persisted.Enabled || !hot {
+		return nil, nil
+	}
+	head := p.Persisted.Seq + p.Persisted.Lag
+	behind := max(head, seq) - seq
+	return &seq, &behind
 }
 
 func wireNode(id lease.NodeID, n ha.NodeStatus, now lease.Instant, wall time.Time) v1.Node {

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/understudy-ha/understudy/pkg/journal"
 )
 
 // route is one line of the table.
@@ -27,6 +29,8 @@ type route struct {
 	// limit is how long the body may be, in bytes; 0 is maxBody, below 0 there
 	// is no limit.
 	limit int64
+	// deep: the last {name} stands for the rest of the path, slashes and all.
+	deep bool
 	// silent: not worth a line of the audit log, although it is a write.
 	silent bool
 	handle func(s *server, r *request) response
@@ -80,6 +84,12 @@ func routes() []route {
 		{methods: post, path: "/v1/server/service/restart", role: Operator, anyNode: true, slow: true, handle: restartService},
 		{methods: post, path: "/v1/server/service/reset-failures", role: Operator, anyNode: true, slow: true, handle: resetFailures},
 
+		{methods: get, path: "/v1/state", role: Operator, health: true, handle: listState},
+		{methods: get, path: "/v1/state/watch", role: Operator, health: true, handle: watchState},
+		{methods: get, path: "/v1/state/{key}", role: Operator, health: true, deep: true, handle: getKey},
+		{methods: []string{http.MethodPut}, path: "/v1/state/{key}", role: Operator, health: true, deep: true, slow: true, raw: true, silent: true, limit: journal.MaxValue, handle: putKey},
+		{methods: []string{http.MethodDelete}, path: "/v1/state/{key}", role: Operator, health: true, deep: true, slow: true, silent: true, handle: deleteKey},
+
 		{methods: get, path: "/v1/access", role: Viewer, handle: getAccess},
 		{methods: post, path: "/v1/logout", role: Open, anyNode: true, silent: true, handle: logout},
 		{methods: post, path: "/v1/logout/unauthorize", role: Open, anyNode: true, silent: true, handle: logout},
@@ -115,8 +125,21 @@ func (rt route) maxBody() int64 {
 const slowLimit = 10 * time.Minute
 
 // matches reports whether a path is one of the route's, whose {names} stand for
-// one part each.
+// one part each, or the last of a deep one for several.
 func (rt route) matches(path string) bool {
-	want, got := strings.Split(rt.path, "/"), strings.Split(path, "/")
+	want := strings.Split(rt.path, "/")
+	parts := -1
+	if rt.deep {
+		parts = len(want)
+	}
+	got := strings.SplitN(path, "/", parts)
 	return slices.EqualFunc(want, got, func(w, g string) bool { return w == g || strings.HasPrefix(w, "{") && g != "" })
+}
+
+// pattern is the path as the router takes it.
+func (rt route) pattern() string {
+	if rt.deep {
+		return strings.TrimSuffix(rt.path, "}") + ":.+}"
+	}
+	return rt.path
 }

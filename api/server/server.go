@@ -50,6 +50,8 @@ type Options struct {
 	// StoreRequests says how many requests of each kind were sent to the store
 	// since the node began; nil: nobody counts them.
 	StoreRequests func() map[string]uint64
+	// State is the persisted state; nil: there is none.
+	State State
 	// Service is the managed service; nil: there is none.
 	Service Service
 	// Wall is the wall clock, for the timestamps people read. nil: time.Now.
@@ -101,7 +103,7 @@ func (s *server) router() http.Handler {
 	// Cleaning a path means redirecting, and a health path never redirects.
 	m := mux.NewRouter().SkipClean(true)
 	for _, rt := range routes() {
-		m.Handle(rt.path, s.handler(rt)).Methods(slices.Clone(rt.methods)...) // it writes to what it is given
+		m.Handle(rt.pattern(), s.handler(rt)).Methods(slices.Clone(rt.methods)...) // it writes to what it is given
 	}
 	m.NotFoundHandler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		failure(http.StatusNotFound, "no such path: "+r.URL.Path, "GET /v1/openapi.yaml lists what there is").write(w)

@@ -38,6 +38,10 @@ const (
 	HeaderLeaseRemaining = "X-HA-Lease-Remaining-Ms" // left of this node's right to serve; 0 without one
 	HeaderWarning        = "X-HA-Warning"            // reason codes, comma-separated; left out when there are none
 
+	// HeaderStateSeq is how far the persisted state has come that an answer was
+	// taken from, as the number of a transaction.
+	HeaderStateSeq = "X-HA-State-Seq"
+
 	// HeaderRestartNeeded of a reload lists the keys that changed and take
 	// effect with the next start only, comma-separated.
 	HeaderRestartNeeded = "X-HA-Restart-Needed"
@@ -77,9 +81,42 @@ type Node struct {
 	Why            *string `json:"why"`       // why it is not electable or not what it says it is
 	StoreLatencyMs *int64  `json:"storeLatencyMs"`
 
+	// StateSeq is how far the node holds the persisted state, as the number of
+	// a transaction; left out if it holds none. StateLag is by how many it is behind
+	// the register, as the answering node last read it.
+	StateSeq *uint64 `json:"stateSeq,omitempty"`
+	StateLag *uint64 `json:"stateLag,omitempty"`
+
 	// ServiceFailures is the answering node's own fail count; left out when it
 	// is 0, and for others.
 	ServiceFailures int `json:"serviceFailures,omitempty"`
+}
+
+// StateList is the answer of GET /v1/state.
+type StateList struct {
+	Seq  uint64     `json:"seq"`  // number of the newest transaction in it
+	Keys []StateKey `json:"keys"` // in the order of their bytes
+	More bool       `json:"more"` // ask again with after=KEY, the last of these
+}
+
+// StateKey is one key of the persisted state.
+type StateKey struct {
+	Key     string `json:"key"`
+	Version uint64 `json:"version"` // number of the transaction that wrote it; its ETag
+	Size    int    `json:"size"`    // of the value, bytes
+}
+
+// StateChanges is one event of GET /v1/state/watch: what one transaction did.
+type StateChanges struct {
+	Seq     uint64        `json:"seq"`
+	Changes []StateChange `json:"changes"`
+}
+
+// StateChange is one key that was written or deleted.
+type StateChange struct {
+	Key     string `json:"key"`
+	Deleted bool   `json:"deleted,omitempty"`
+	Value   []byte `json:"value"` // base64; null when it was deleted
 }
 
 // Metrics is the answer of GET /v1/server/ha/metrics.

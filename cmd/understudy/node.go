@@ -99,6 +99,7 @@ func runNode(ctx context.Context, d *daemon) (err error) {
 		Config:     func(key string) (any, bool) { return d.access.cfg.Load().Value(key) },
 		Collectors: []prometheus.Collector{&d.meter}, StoreRequests: d.meter.requests,
 	}
+	opt.State = node.Persisted()
 	if d.supervisor != nil {
 		opt.Service = d.supervisor
 	}

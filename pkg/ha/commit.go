@@ -73,7 +73,7 @@ func (k *keeper) enqueue(c *change) error {
 		waiting += q.t.Size()
 	}
 	if waiting+c.t.Size() > maxWaiting {
-		return fmt.Errorf("%w: %d bytes of changes wait for the store already; try again later", persistence.Throttled, waiting)
+		return ErrBusy
 	}
 	k.queue = append(k.queue, c)
 	k.wake()
@@ -216,7 +216,7 @@ func (k *keeper) write(ctx context.Context, h *held, g *journal.Segment) (*journ
 		if ctx.Err() != nil {
 			return nil, ErrNotMaster // the reign is over
 		}
-		return nil, fmt.Errorf("the change was not made: %w", err)
+		return nil, &NotStoredError{err}
 	}
 	next, err := h.state.Apply(g, int64(len(b)))
 	if err != nil {

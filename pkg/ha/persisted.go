@@ -7,6 +7,7 @@ import (
 	"iter"
 	"time"
 
+	"github.com/understudy-ha/understudy/persistence"
 	"github.com/understudy-ha/understudy/pkg/journal"
 	"github.com/understudy-ha/understudy/pkg/lease"
 )
@@ -25,9 +26,29 @@ var (
 	// ErrUnknown: the reign ended, or the caller gave up, before the outcome of
 	// a change was known. It was made, or will be, or never: read the key.
 	ErrUnknown = errors.New("whether the change was made is not known; read the key to find out")
+	// ErrBusy: so many changes wait for the store that no more are taken.
+	ErrBusy = errors.New("too many changes wait for the store; try again later")
 	// ErrBehind: what a watcher is to be told next is no longer at hand.
 	ErrBehind = errors.New("the watcher is too far behind; list the keys and watch from there")
 )
+
+// NotStoredError says that the store did not take a segment. Nothing was
+// changed.
+type NotStoredError struct{ Err error }
+
+func (e *NotStoredError) Error() string {
+	remedy := "; look at the store and try again"
+	if e.Full() {
+		remedy = "; free space or raise the quota there, and try again"
+	}
+	return "the change was not made: " + e.Err.Error() + remedy
+}
+
+// Unwrap returns what the store said.
+func (e *NotStoredError) Unwrap() error { return e.Err }
+
+// Full reports whether the store has no space left.
+func (e *NotStoredError) Full() bool { return errors.Is(e.Err, persistence.Full) }
 
 // Persist says how the state of a plane is persisted. The zero value will do.
 type Persist struct {

@@ -94,17 +94,17 @@ func (x Exchange) resent(ctx context.Context) *http.Request {
 // the document has none. Every GET answers HEAD as well.
 func find(doc *openapi3.T, method, path string) (*routers.Route, map[string]string) {
 	for _, template := range templates(doc) {
-		vars, ok := match(template, path)
+		item := doc.Paths.Value(template)
+		vars, ok := match(template, path, item.Extensions["x-slashes"] == true)
 		if !ok {
 			continue
 		}
-		item := doc.Paths.Value(template)
 		if method == http.MethodHead && item.Head == nil {
 			method = http.MethodGet
 		}
 		op := item.GetOperation(method)
 		if op == nil {
-			return nil, nil
+			continue
 		}
 		return &routers.Route{Spec: doc, Path: template, PathItem: item, Method: method, Operation: op}, vars
 	}
@@ -118,8 +118,13 @@ func templates(doc *openapi3.T) []string {
 	return paths
 }
 
-func match(template, path string) (map[string]string, bool) {
+// match says what the {names} of a template stand for; with slashes the last
+// one stands for all that is left.
+func match(template, path string, slashes bool) (map[string]string, bool) {
 	want, got := strings.Split(template, "/"), strings.Split(path, "/")
+	if slashes {
+		got = strings.SplitN(path, "/", len(want))
+	}
 	if len(want) != len(got) {
 		return nil, false
 	}
