@@ -10,44 +10,60 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// checkSchema is that of one element of service.checks.
-var checkSchema = sync.OnceValue(func() *section { return describe(reflect.TypeFor[Check](), "", nil, false) })
+// lists are the settings that are lists of sections.
+var lists map[reflect.Type]listKind
 
-// checkList reads service.checks, as strictly as the file around it.
-func checkList(n *yaml.Node) ([]Check, error) {
-	list := make([]Check, 0, len(n.Content))
-	for i, item := range n.Content {
-		c, err := readCheck(resolve(item))
-		if err != nil {
-			return nil, fmt.Errorf("check %d: %w", i+1, err)
-		}
-		list = append(list, c)
+func init() { // not above: reading an element asks for the map again
+	lists = map[reflect.Type]listKind{
+		reflect.TypeFor[[]Check]():       {listOf("check", defaultCheck), `a list of checks such as [{name: web, http: "http://127.0.0.1:8080/"}]`},
+		reflect.TypeFor[[]FenceMethod](): {listOf("method", defaultFenceMethod), "a list of methods such as [{method: command, command: [/usr/sbin/fence, \"{host}\"]}]"},
 	}
-	return list, nil
 }
 
-func readCheck(n *yaml.Node) (Check, error) {
-	c := defaultCheck()
+// listKind is one kind of them.
+type listKind struct {
+	of     func(v reflect.Value, n *yaml.Node) error
+	wanted string
+}
+
+// listOf reads a list of sections, as strictly as the file around it. Each is
+// called by name in messages and begins as def.
+func listOf[T any](name string, def func() T) func(reflect.Value, *yaml.Node) error {
+	schema := sync.OnceValue(func() *section { return describe(reflect.TypeFor[T](), "", nil, false) })
+	return func(v reflect.Value, n *yaml.Node) error {
+		list := make([]T, 0, len(n.Content))
+		for i, item := range n.Content {
+			t := def()
+			if err := readElement(reflect.ValueOf(&t).Elem(), schema(), resolve(item)); err != nil {
+				return fmt.Errorf("%s %d: %w", name, i+1, err)
+			}
+			list = append(list, t)
+		}
+		v.Set(reflect.ValueOf(list))
+		return nil
+	}
+}
+
+func readElement(v reflect.Value, schema *section, n *yaml.Node) error {
 	if n.Kind != yaml.MappingNode {
-		return c, fmt.Errorf("must hold keys (%s), not %s", strings.Join(checkSchema().names, ", "), describeNode(n))
+		return fmt.Errorf("must hold keys (%s), not %s", strings.Join(schema.names, ", "), describeNode(n))
 	}
 	seen := map[string]bool{}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key := n.Content[i].Value
-		s, known := checkSchema().settings[key]
+		s, known := schema.settings[key]
 		switch {
 		case !known:
-			return c, fmt.Errorf("unknown key %s%s", key, suggestion(checkSchema(), key))
+			return fmt.Errorf("unknown key %s%s", key, suggestion(schema, key))
 		case seen[key]:
-			return c, fmt.Errorf("%s is given twice; remove one", key)
+			return fmt.Errorf("%s is given twice; remove one", key)
 		}
 		seen[key] = true
-		v := reflect.ValueOf(&c).Elem().FieldByIndex(s.index)
-		if err := assign(v, s, resolve(n.Content[i+1])); err != nil {
-			return c, fmt.Errorf("%s %w", key, err)
+		if err := assign(v.FieldByIndex(s.index), s, resolve(n.Content[i+1])); err != nil {
+			return fmt.Errorf("%s %w", key, err)
 		}
 	}
-	return c, nil
+	return nil
 }
 
 // units of a size, largest first.

@@ -34,6 +34,10 @@ type Config struct {
 	Guard                Guard       `yaml:"guard"`
 	FloatingIP           FloatingIP  `yaml:"floatingIP"`
 	RoleFile             string      `yaml:"roleFile"` // says 0 on the master, 1 otherwise; empty: none
+	ElasticIP            ElasticIP   `yaml:"elasticIP"`
+	Watchdog             string      `yaml:"watchdog" enum:"off,automatic,required"`
+	WatchdogDevice       string      `yaml:"watchdogDevice"`
+	Fencing              Fencing     `yaml:"fencing"`
 	Hooks                Hooks       `yaml:"hooks"`
 	State                State       `yaml:"state"`
 	Store                Store       `yaml:"store"`
@@ -229,6 +233,56 @@ func (f FloatingIP) Prefix() netip.Prefix {
 	return p
 }
 
+// ElasticIP is the section "elasticIP": an address of Amazon EC2 that leads to
+// the master.
+type ElasticIP struct {
+	AllocationID string `yaml:"allocationId"` // eipalloc-…; empty: none
+	InstanceID   string `yaml:"instanceId"`   // empty: this instance, as its metadata tells
+	InterfaceID  string `yaml:"interfaceId"`  // eni-…, instead of an instance
+	PrivateIP    string `yaml:"privateIP"`    // of several on the interface
+	Release      bool   `yaml:"release"`      // let go of it when this node is no longer master
+	Region       string `yaml:"region"`
+	Endpoint     string `yaml:"endpoint"`
+	Profile      string `yaml:"profile"`
+}
+
+// Fencing is the section "fencing": how a former master that fell silent is
+// made harmless from outside.
+type Fencing struct {
+	Required       bool              `yaml:"required"`                           // the service waits for it, for ever
+	IfFencingFails string            `yaml:"ifFencingFails" enum:"proceed,wait"` // after the lease has ended
+	Early          bool              `yaml:"early"`                              // a proven power-off ends the wait for the lease (R6b)
+	Hosts          map[string]string `yaml:"hosts"`                              // node id -> its machine, as the methods know it
+	Methods        []FenceMethod     `yaml:"methods"`                            // tried in order, until one succeeds
+}
+
+// FenceMethod is one of "fencing.methods".
+type FenceMethod struct {
+	Method    string            `yaml:"method" enum:"stepDown,command,ssh,ec2Stop"`
+	Timeout   time.Duration     `yaml:"timeout"`
+	ProvesOff bool              `yaml:"provesOff,omitempty"` // its success means that the machine is off
+	Hosts     map[string]string `yaml:"hosts,omitempty"`     // beside fencing.hosts, for this method
+	Command   []string          `yaml:"command,omitempty"`   // of command; of ssh: what is run there
+	User      string            `yaml:"user,omitempty"`      // of ssh and stepDown
+	KeyFile   string            `yaml:"keyFile,omitempty"`   // of ssh
+	Password  string            `yaml:"passwordFile,omitempty"`
+	CAFile    string            `yaml:"caFile,omitempty"` // of stepDown: trusted beside the system's
+	Region    string            `yaml:"region,omitempty"` // of ec2Stop, as the next two
+	Endpoint  string            `yaml:"endpoint,omitempty"`
+	Profile   string            `yaml:"profile,omitempty"`
+}
+
+// defaultFenceMethod is what a method does not say itself.
+func defaultFenceMethod() FenceMethod { return FenceMethod{Timeout: time.Minute} }
+
+// Host is the machine of a node as a method knows it, "" if nothing names it.
+func (f Fencing) Host(m FenceMethod, node string) string {
+	if h, ok := m.Hosts[node]; ok {
+		return h
+	}
+	return f.Hosts[node]
+}
+
 // Hooks is the section "hooks": commands at the turning points of a node.
 type Hooks struct {
 	PreSwitchover   Hook `yaml:"preSwitchover"` // before the mastership is moved on request; may veto
@@ -237,7 +291,9 @@ type Hooks struct {
 	PreDemote       Hook `yaml:"preDemote"`
 	PostDemote      Hook `yaml:"postDemote"`
 	OnRoleChange    Hook `yaml:"onRoleChange"`
+	OnFence         Hook `yaml:"onFence"`
 	OnFencingFailed Hook `yaml:"onFencingFailed"`
+	OnAddressFailed Hook `yaml:"onAddressFailed"`
 	OnStoreLost     Hook `yaml:"onStoreLost"`
 	OnStoreBack     Hook `yaml:"onStoreBack"`
 	GuardStop       Hook `yaml:"guardStop"` // the daemon has died; before the release
@@ -266,7 +322,9 @@ func (h Hooks) All() []NamedHook {
 		{"preDemote", h.PreDemote, true, false},
 		{"postDemote", h.PostDemote, false, false},
 		{"onRoleChange", h.OnRoleChange, false, false},
+		{"onFence", h.OnFence, false, false},
 		{"onFencingFailed", h.OnFencingFailed, false, false},
+		{"onAddressFailed", h.OnAddressFailed, false, false},
 		{"onStoreLost", h.OnStoreLost, false, false},
 		{"onStoreBack", h.OnStoreBack, false, false},
 		{"guardStop", h.GuardStop, true, true},
@@ -354,6 +412,8 @@ func Default() *Config {
 			DrainDelay:   2 * time.Second,
 			StopSignal:   "TERM",
 		},
+		Watchdog: "off", WatchdogDevice: "/dev/watchdog",
+		Fencing: Fencing{IfFencingFails: "proceed"},
 		Hooks: Hooks{
 			PreSwitchover:   Hook{Timeout: 10 * time.Second},
 			PrePromote:      Hook{Timeout: 10 * time.Second},
@@ -361,7 +421,9 @@ func Default() *Config {
 			PreDemote:       Hook{Timeout: 10 * time.Second},
 			PostDemote:      Hook{Timeout: 10 * time.Second},
 			OnRoleChange:    Hook{Timeout: 10 * time.Second},
+			OnFence:         Hook{Timeout: 10 * time.Second},
 			OnFencingFailed: Hook{Timeout: 10 * time.Second},
+			OnAddressFailed: Hook{Timeout: 10 * time.Second},
 			OnStoreLost:     Hook{Timeout: 10 * time.Second},
 			OnStoreBack:     Hook{Timeout: 10 * time.Second},
 			GuardStop:       Hook{Timeout: 10 * time.Second},

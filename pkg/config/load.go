@@ -332,15 +332,11 @@ func assign(v reflect.Value, s setting, n *yaml.Node) error {
 	if isNull(n) {
 		return fmt.Errorf("has no value; must be %s (or remove the key)", wanted(s))
 	}
-	if s.kind == checksType {
+	if read := lists[s.kind]; read.of != nil {
 		if n.Kind != yaml.SequenceNode {
 			return mismatch()
 		}
-		list, err := checkList(n)
-		if err == nil {
-			v.Set(reflect.ValueOf(list))
-		}
-		return err
+		return read.of(v, n)
 	}
 	if s.kind.Kind() == reflect.Slice {
 		list, ok := scalars(n)
@@ -483,8 +479,8 @@ func wanted(s setting) string {
 		return "a duration such as 500ms, 30s or 1m30s"
 	case s.kind == sizeType:
 		return "a size such as 512KiB, 10MiB or 1GiB"
-	case s.kind == checksType:
-		return "a list of checks such as [{name: web, http: \"http://127.0.0.1:8080/\"}]"
+	case lists[s.kind].wanted != "":
+		return lists[s.kind].wanted
 	case len(s.enum) > 0:
 		return "one of " + strings.Join(s.enum, ", ")
 	case s.kind.Kind() == reflect.Bool:

@@ -55,7 +55,7 @@ func (c *Config) Value(key string) (any, bool) {
 		return nil, false
 	case s.secret:
 		return masked, true
-	case s.kind == checksType:
+	case lists[s.kind].of != nil:
 		return flow(v.Interface()), true
 	}
 	return v.Interface(), true

@@ -31,7 +31,6 @@ type section struct {
 var (
 	durationType = reflect.TypeFor[time.Duration]()
 	sizeType     = reflect.TypeFor[Size]()
-	checksType   = reflect.TypeFor[[]Check]()
 )
 
 // schema is read off the tags of Config once.

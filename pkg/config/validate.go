@@ -28,6 +28,9 @@ func (c *Config) Validate() (Warnings, error) {
 	v.access()
 	v.service()
 	v.addresses()
+	v.elastic()
+	v.watchdog()
+	v.fencing()
 	v.hooks()
 	v.timings()
 	if len(v.problems) > 0 {
