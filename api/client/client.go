@@ -373,6 +373,14 @@ func (c *Client) ClearNode(ctx context.Context, nodeID string) error {
 	return c.tell(ctx, "/v1/server/ha/states/clear/node", url.Values{"nodeId": {nodeID}})
 }
 
+// ConfirmFenced tells the answering node that the machine of a former master is
+// powered off; actor says who says so, beside the user. A StatusError 412 lists
+// why that means nothing to it. Give a client one endpoint to be sure which node
+// it is.
+func (c *Client) ConfirmFenced(ctx context.Context, nodeID, actor string) error {
+	return c.tell(ctx, "/v1/server/ha/fence/confirm", url.Values{"node": {nodeID}, "actor": {actor}})
+}
+
 // Metrics returns the answering node's figures.
 func (c *Client) Metrics(ctx context.Context) (v1.Metrics, error) {
 	return call[v1.Metrics](ctx, c, http.MethodGet, "/v1/server/ha/metrics", nil)

@@ -75,6 +75,11 @@ func (n *node) Forget(_ context.Context, id lease.NodeID) error {
 	n.calls = append(n.calls, "forget "+string(id))
 	return n.err
 }
+
+func (n *node) ConfirmOff(_ context.Context, id lease.NodeID, actor string) error {
+	n.calls = append(n.calls, "confirm "+string(id)+" "+actor)
+	return n.err
+}
 func (n *node) Shutdown(string) { n.calls = append(n.calls, "shutdown") }
 func (n *node) Nudge()          { n.calls = append(n.calls, "nudge") }
 

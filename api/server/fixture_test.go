@@ -78,6 +78,10 @@ func (f *fakeNode) Forget(ctx context.Context, id lease.NodeID) error {
 	return f.record(ctx, "Forget %q", id)
 }
 
+func (f *fakeNode) ConfirmOff(ctx context.Context, id lease.NodeID, actor string) error {
+	return f.record(ctx, "ConfirmOff %s, says %s", id, actor)
+}
+
 func (f *fakeNode) Shutdown(reason string) { _ = f.record(context.Background(), "Shutdown %s", reason) }
 func (f *fakeNode) Nudge()                 { _ = f.record(context.Background(), "Nudge") }
 
@@ -250,7 +254,7 @@ func (g *rig) send(method, path, form string, header ...string) reply {
 
 // formOf is a form that the path takes.
 func formOf(path string) string {
-	return map[string]string{"/v1/server/ha/state": "mode=AUTO", "/v1/server/ha/priority": "priority=1"}[path]
+	return map[string]string{"/v1/server/ha/state": "mode=AUTO", "/v1/server/ha/priority": "priority=1", "/v1/server/ha/fence/confirm": "node=nother02"}[path]
 }
 
 // pathOf is one path of the route.

@@ -105,6 +105,24 @@ func setPriority(s *server, r *request) response {
 	return asJSON(http.StatusOK, prev)
 }
 
+// maxActor bounds what is recorded of who said something, in bytes.
+const maxActor = 200
+
+func confirmFenced(s *server, r *request) response {
+	id, err := lease.ParseNodeID(r.Form.Get("node"))
+	if err != nil {
+		return failure(http.StatusBadRequest, "node must be the id of the node whose machine is powered off", err.Error())
+	}
+	actor := r.user
+	if more := strings.TrimSpace(r.Form.Get("actor")); more != "" {
+		actor += " (" + more[:min(len(more), maxActor)] + ")"
+	}
+	if err := s.node.ConfirmOff(r.Context(), id, actor); err != nil {
+		return s.refusal(r, "take that "+string(id)+" is powered off", err)
+	}
+	return noContent()
+}
+
 func getMetrics(s *server, r *request) response {
 	m := r.metrics(s.opt.Wall())
 	m.Persist.StoreRequests = map[string]uint64{}

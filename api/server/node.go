@@ -26,6 +26,11 @@ type Node interface {
 	// forgotten, and an id nobody has is not an error.
 	Forget(ctx context.Context, id lease.NodeID) error
 
+	// ConfirmOff takes an operator's word that the machine of a node is powered
+	// off. Errors: *ha.PreconditionError where that means nothing to this node;
+	// ha.ErrClosed; ctx's.
+	ConfirmOff(ctx context.Context, id lease.NodeID, actor string) error
+
 	// Shutdown begins an orderly stop with hand-over and returns at once.
 	Shutdown(reason string)
 	// Nudge asks for the register to be read soon and returns at once.

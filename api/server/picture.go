@@ -202,6 +202,9 @@ func (p picture) states(wall time.Time) v1.PlaneStates {
 		Nodes:    make(map[string]v1.Node, len(p.Nodes)+1),
 		Links:    map[string]string{},
 	}
+	if p.Fencing != nil {
+		out.Fencing = wireFencing(p.Fencing.Nodes)
+	}
 	for id, n := range p.Nodes {
 		if id == p.Node || n.Removed {
 			continue
@@ -322,10 +325,21 @@ func (p picture) reigns(since lease.Term, limit int) v1.History {
 			Term: uint64(r.Term), Node: string(r.Node), Incarnation: string(r.Incarnation),
 			From: r.From, To: r.To,
 			Reason: r.Reason, EndReason: orNull(r.EndReason), Actor: orNull(r.Actor),
-			PhasesMs: v1.Phases(r.Phases),
+			PhasesMs: v1.Phases(r.Phases), Fencing: wireFencing(r.Fencing),
 		})
 	}
 	return h
+}
+
+func wireFencing(records []ha.FenceRecord) []v1.Fencing {
+	var out []v1.Fencing
+	for _, r := range records {
+		out = append(out, v1.Fencing{
+			Node: string(r.Node), Term: uint64(r.Term), Outcome: string(r.Outcome), Method: orNull(r.Method),
+			Off: r.Off, Early: r.Early, StartedAt: r.At, TookMs: r.TookMs, Actor: orNull(r.Actor), Detail: orNull(r.Detail),
+		})
+	}
+	return out
 }
 
 func orNull(s string) *string {

@@ -59,6 +59,7 @@ func routes() []route {
 		{methods: get, path: "/v1/server/ha/states", role: Viewer, handle: getStates},
 		{methods: post, path: "/v1/server/ha/states/clear", role: Operator, handle: clearStates},
 		{methods: post, path: "/v1/server/ha/states/clear/node", role: Operator, handle: clearNode},
+		{methods: post, path: "/v1/server/ha/fence/confirm", role: Operator, anyNode: true, handle: confirmFenced},
 		{methods: get, path: "/v1/server/ha/priority", role: Viewer, handle: getPriority},
 		{methods: post, path: "/v1/server/ha/priority", role: Operator, handle: setPriority},
 		{methods: get, path: "/v1/server/ha/metrics", role: Viewer, handle: getMetrics},

@@ -56,14 +56,15 @@ const (
 // PlaneStates is the answer of GET /v1/server/ha/states: the plane as one node
 // sees it.
 type PlaneStates struct {
-	PlaneID  *string           `json:"planeId"`  // null until the register was read
-	OwnID    string            `json:"ownId"`    // the answering node
-	MasterID *string           `json:"masterId"` // the node that is MASTER; null when none is known to be
-	LeaderID *string           `json:"leaderId"` // who holds the term, also while its service is still starting
-	Term     uint64            `json:"term"`     // highest term seen
-	Paused   bool              `json:"paused"`   // automatic moves are off, plane-wide
-	Nodes    map[string]Node   `json:"nodes"`    // by node id
-	Links    map[string]string `json:"links"`    // always {}: Brooklyn's clients expect it
+	PlaneID  *string           `json:"planeId"`           // null until the register was read
+	OwnID    string            `json:"ownId"`             // the answering node
+	MasterID *string           `json:"masterId"`          // the node that is MASTER; null when none is known to be
+	LeaderID *string           `json:"leaderId"`          // who holds the term, also while its service is still starting
+	Term     uint64            `json:"term"`              // highest term seen
+	Paused   bool              `json:"paused"`            // automatic moves are off, plane-wide
+	Nodes    map[string]Node   `json:"nodes"`             // by node id
+	Fencing  []Fencing         `json:"fencing,omitempty"` // what the answering node is doing, or its service waits for; left out when that is nothing
+	Links    map[string]string `json:"links"`             // always {}: Brooklyn's clients expect it
 }
 
 // Node is one node of PlaneStates. The first six fields are Brooklyn's.
@@ -178,15 +179,31 @@ type Reign struct {
 	EndReason   *string    `json:"endReason"` // why it ended
 	Actor       *string    `json:"actor"`     // who asked for it, when somebody did
 	PhasesMs    Phases     `json:"phasesMs"`
+	Fencing     []Fencing  `json:"fencing,omitempty"` // what was done to former masters before its service started
+}
+
+// Fencing is what was done, or is being done, to make a former master harmless.
+type Fencing struct {
+	Node      string    `json:"node"`
+	Term      uint64    `json:"term"`      // that it held
+	Outcome   string    `json:"outcome"`   // pending, fenced, failed
+	Method    *string   `json:"method"`    // that succeeded: stepDown, command, ssh, ec2Stop, operator
+	Off       bool      `json:"off"`       // its machine is proven to be off
+	Early     bool      `json:"early"`     // before its lease had ended
+	StartedAt time.Time `json:"startedAt"` // wall clock of the node that fences
+	TookMs    int64     `json:"tookMs"`
+	Actor     *string   `json:"actor"` // of operator: whose word it was
+	Detail    *string   `json:"detail"`
 }
 
 // Phases are the milliseconds each part of a take-over took, one after the
 // other, measured on the holder's own clock.
 type Phases struct {
-	Detected int64 `json:"detected"` // last sight of life to the decision to claim
-	Claimed  int64 `json:"claimed"`  // to the register held and read back
-	Started  int64 `json:"started"`  // to the service's start order
-	Ready    int64 `json:"ready"`    // to the service ready
+	Detected int64 `json:"detected"`         // last sight of life to the decision to claim
+	Claimed  int64 `json:"claimed"`          // to the register held and read back
+	Fenced   int64 `json:"fenced,omitempty"` // to former masters fenced; left out where the service did not wait for that
+	Started  int64 `json:"started"`          // to the service's start order
+	Ready    int64 `json:"ready"`            // to the service ready
 }
 
 // Term is the answer of GET /v1/server/ha/term and /term/check.

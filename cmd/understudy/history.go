@@ -58,4 +58,9 @@ func drawHistory(s *screen, h v1.History) {
 			deref(r.EndReason), deref(r.Actor), words(p.Detected), words(p.Claimed), words(p.Started), words(p.Ready)))
 	}
 	s.table(rows)
+	for _, r := range h.Reigns {
+		for _, f := range r.Fencing {
+			s.printf("term %d: %s\n", r.Term, printable(fenceWords(f)))
+		}
+	}
 }

@@ -37,7 +37,7 @@ func (d *daemon) newHooks(ctx context.Context) {
 		return
 	}
 	opt := hook.Options{
-		Hooks: configured, DataDir: d.cfg.DataDir, Env: serviceEnv(nil, storeSecrets(d.loc)), Dir: d.cfg.DataDir,
+		Hooks: configured, DataDir: d.cfg.DataDir, Env: serviceEnv(nil, d.secrets()), Dir: d.cfg.DataDir,
 		Bound: noGuard, Apart: guard.RunApart, Log: d.log,
 	}
 	if d.supervisor != nil {

@@ -93,6 +93,7 @@ func fakeNode(dir string) http.Handler {
 	file := map[string]string{
 		"/v1/server/ha/state":               "state.json",
 		"/v1/server/ha/priority":            "priority.json",
+		"/v1/server/ha/fence/confirm":       "confirm.json",
 		"/v1/server/ha/states":              "states.json",
 		"/v1/server/ha/history":             "history.json",
 		"/v1/server/ha/metrics":             "metrics.json",

@@ -51,6 +51,7 @@ type daemon struct {
 	mayMove    func(ctx context.Context, t lease.Term, to lease.NodeID, why string) error // nil: always
 	listener   net.Listener
 	agent      net.Listener // nil: none
+	elastic    *elasticIP   // nil: none
 	access     access
 	level      zap.AtomicLevel                                 // of log
 	reread     func() (*config.Config, config.Warnings, error) // nil: it can not be read again
@@ -147,6 +148,9 @@ func (d *daemon) tell(ctx context.Context, node *ha.Node, wg *sync.WaitGroup) {
 			})
 		})
 	}
+	if d.elastic != nil {
+		wg.Go(func() { d.keepElastic(ctx, node) })
+	}
 }
 
 // prepare opens everything a node needs, in the order in which mistakes are
@@ -204,6 +208,9 @@ func (d *daemon) prepare(ctx context.Context) error {
 	}
 	if d.wrap != nil {
 		d.service = d.wrap(d.service)
+	}
+	if err = d.newElastic(ctx); err != nil {
+		return exitf(exitUsage, "elasticIP: %w", err)
 	}
 	d.newHooks(ctx)
 	return nil
@@ -335,6 +342,7 @@ func (d *daemon) node() (*ha.Node, error) {
 		Verify: d.verify, Nudge: newNudger(), Warnings: d.warnings, Log: d.log,
 		OnStatus: d.onStatus, PreSwitchover: d.mayMove,
 		Failback: c.Failback(), AntiFlap: election.AntiFlap(c.HA.AntiFlap),
+		Fencing: d.fencing(),
 	})
 }
 

@@ -47,7 +47,7 @@ func (d *daemon) newService(ctx context.Context) (ha.Service, error) {
 	d.leaseFile = leaseFile
 	_, delegates := s.Delegates()
 	o := supervise.Options{
-		Command: s.Command, Dir: dir, Env: serviceEnv(s.Env, storeSecrets(d.loc)),
+		Command: s.Command, Dir: dir, Env: serviceEnv(s.Env, d.secrets()),
 		Ready:  supervise.Check{HTTP: s.Ready.HTTP, TCP: s.Ready.TCP, File: s.Ready.File, Exec: s.Ready.Exec},
 		Checks: livenessChecks(s.Checks), DrainDelay: s.DrainDelay, StandbyCommand: s.StandbyCmd,
 		StopCommand: s.Stop, Probe: s.Probe, OnUnexpected: supervise.OnUnexpected(s.OnUnexpected), Delegates: delegates,

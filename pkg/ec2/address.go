@@ -45,7 +45,7 @@ func (a Association) leads(t Target) bool {
 
 // Lookup describes where an address (eipalloc-…) leads to.
 func (c *Client) Lookup(ctx context.Context, allocation string) (Association, error) {
-	out, err := c.api.DescribeAddresses(ctx, &sdk.DescribeAddressesInput{AllocationIds: []string{allocation}})
+	out, err := c.api.addresses(ctx, &sdk.DescribeAddressesInput{AllocationIds: []string{allocation}})
 	if err != nil {
 		return Association{}, fmt.Errorf("DescribeAddresses %s: %w", allocation, plain(err))
 	}
@@ -75,7 +75,7 @@ func (c *Client) Associate(ctx context.Context, allocation string, t Target) (As
 	if t.PrivateIP != "" {
 		in.PrivateIpAddress = &t.PrivateIP
 	}
-	if _, err := c.api.AssociateAddress(ctx, in); err != nil {
+	if _, err := c.api.associate(ctx, in); err != nil {
 		return Association{}, fmt.Errorf("AssociateAddress %s: %w", allocation, plain(err))
 	}
 	a, err := c.Lookup(ctx, allocation)
@@ -88,7 +88,7 @@ func (c *Client) Associate(ctx context.Context, allocation string, t Target) (As
 // Disassociate ends an association. One that another node has made since is
 // another one, and stays.
 func (c *Client) Disassociate(ctx context.Context, a Association) error {
-	_, err := c.api.DisassociateAddress(ctx, &sdk.DisassociateAddressInput{AssociationId: &a.ID})
+	_, err := c.api.disassociate(ctx, &sdk.DisassociateAddressInput{AssociationId: &a.ID})
 	if err != nil && !isCode(err, "InvalidAssociationID.NotFound") {
 		return fmt.Errorf("DisassociateAddress %s: %w", a.ID, plain(err))
 	}

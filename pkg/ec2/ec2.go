@@ -37,11 +37,20 @@ type Options struct {
 
 // Client asks the service. Its methods may be called from any goroutine.
 type Client struct {
-	// Named by its type everywhere: as an interface value it would keep all of
-	// its several hundred operations in the binary.
-	api  *sdk.Client
+	api  calls
 	meta *imds.Client
 	poll time.Duration
+}
+
+// calls are what is asked of the service. The SDK's client is named nowhere else:
+// as soon as its type can be reached from an interface value, the linker keeps
+// all of its several hundred operations, which more than doubles the binary.
+type calls struct {
+	stop         func(context.Context, *sdk.StopInstancesInput, ...func(*sdk.Options)) (*sdk.StopInstancesOutput, error)
+	instances    func(context.Context, *sdk.DescribeInstancesInput, ...func(*sdk.Options)) (*sdk.DescribeInstancesOutput, error)
+	associate    func(context.Context, *sdk.AssociateAddressInput, ...func(*sdk.Options)) (*sdk.AssociateAddressOutput, error)
+	addresses    func(context.Context, *sdk.DescribeAddressesInput, ...func(*sdk.Options)) (*sdk.DescribeAddressesOutput, error)
+	disassociate func(context.Context, *sdk.DisassociateAddressInput, ...func(*sdk.Options)) (*sdk.DisassociateAddressOutput, error)
 }
 
 // Open reads the configuration. It asks nobody, except for the region of this
@@ -76,11 +85,12 @@ func Open(ctx context.Context, o Options) (*Client, error) {
 		}
 		cfg.Region = r.Region
 	}
-	c.api = sdk.NewFromConfig(cfg, func(so *sdk.Options) {
+	api := sdk.NewFromConfig(cfg, func(so *sdk.Options) {
 		if o.Endpoint != "" {
 			so.BaseEndpoint = &o.Endpoint
 		}
 	})
+	c.api = calls{api.StopInstances, api.DescribeInstances, api.AssociateAddress, api.DescribeAddresses, api.DisassociateAddress}
 	return c, nil
 }
 
@@ -96,7 +106,7 @@ func (c *Client) Self(ctx context.Context) (string, error) {
 // PowerOff stops an instance, by force, and returns once it is described as
 // stopped, or as terminated: until then nothing is known of it.
 func (c *Client) PowerOff(ctx context.Context, instance string) (state string, err error) {
-	_, err = c.api.StopInstances(ctx, &sdk.StopInstancesInput{InstanceIds: []string{instance}, Force: aws.Bool(true)})
+	_, err = c.api.stop(ctx, &sdk.StopInstancesInput{InstanceIds: []string{instance}, Force: aws.Bool(true)})
 	// What is stopping or gone can not be stopped; what it is, is looked at.
 	if err != nil && !isCode(err, "IncorrectInstanceState") {
 		return "", fmt.Errorf("StopInstances %s: %w", instance, plain(err))
@@ -119,7 +129,7 @@ func (c *Client) PowerOff(ctx context.Context, instance string) (state string, e
 
 // State is the state that an instance is described to be in: running, stopped.
 func (c *Client) State(ctx context.Context, instance string) (string, error) {
-	out, err := c.api.DescribeInstances(ctx, &sdk.DescribeInstancesInput{InstanceIds: []string{instance}})
+	out, err := c.api.instances(ctx, &sdk.DescribeInstancesInput{InstanceIds: []string{instance}})
 	if err != nil {
 		return "", fmt.Errorf("DescribeInstances %s: %w", instance, plain(err))
 	}

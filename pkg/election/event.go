@@ -215,7 +215,7 @@ type (
 		Term   lease.Term
 		Reason string
 		Until  time.Duration
-		After  Silent // whom the term was taken from; of no Node: it was free
+		After  Silent // whom the register was taken from; of no Node: its term was free
 	}
 	// Stop stops the service of the term for good and has its end proven.
 	Stop struct {

@@ -94,11 +94,11 @@ func (m *Machine) offAfter() time.Duration {
 }
 
 // silent is the holder of the watched value as one that did not release it; of
-// no node where the term was free, or this node's own.
+// no node, but with the term, where that was free, or this node's own.
 func (m *Machine) silent() Silent {
 	v := m.watch.value
 	if !v.Held || v.Holder == m.cfg.Node {
-		return Silent{}
+		return Silent{Term: v.Term}
 	}
 	return Silent{Node: v.Holder, Term: v.Term, Incarnation: v.Incarnation, Off: m.poweredOff()}
 }

@@ -60,6 +60,8 @@ type Options struct {
 	// not; the zero values leave it where it is, and bound nothing.
 	Failback election.Failback
 	AntiFlap election.AntiFlap
+	// Fencing says how former masters are made harmless; nil: nobody is.
+	Fencing *Fencing
 	// OnStatus is shown each new Status, with the instant it was made. It is
 	// called by the loop and must return at once. nil: nobody looks.
 	OnStatus func(s *Status, now lease.Instant)
@@ -139,6 +141,7 @@ type Node struct {
 	keeper    *keeper
 	ops       *operations
 	chronicle *chronicle
+	fences    *fences
 }
 
 // shown is what the last transition was made of.
@@ -194,6 +197,9 @@ func New(store persistence.Store, o Options) (*Node, error) {
 		Failback: o.Failback, AntiFlap: o.AntiFlap,
 		Random: random{},
 	}
+	if f := o.Fencing; f != nil && f.Fencer != nil {
+		cfg.Fencible, cfg.FenceLimit = f.Early, f.EarlyLimit
+	}
 	if o.Memory != nil {
 		cfg.Plane, cfg.MaxTerm = o.Memory.Recall()
 	}
@@ -211,6 +217,7 @@ func New(store persistence.Store, o Options) (*Node, error) {
 	n.keeper = newKeeper(n)
 	n.ops = newOperations(n)
 	n.chronicle = newChronicle()
+	n.fences = newFences(n)
 	n.publish(o.Clock())
 	return n, nil
 }

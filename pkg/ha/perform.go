@@ -75,16 +75,19 @@ func (n *Node) perform(ctx context.Context, decided lease.Instant, a election.Ac
 		if late(n.opts.Clock(), decided, a.Until) {
 			return // the lease's end comes first and stops what never began
 		}
-		s := n.Status()
-		n.phases.start(n.opts.Clock())
-		n.service.Start(StartOrder{
-			Term: a.Term, Plane: n.machine.View(decided).Plane, Node: n.opts.Node, NodeURI: n.opts.URI,
-			PrevState: s.Standing, Reason: a.Reason,
-		})
+		if !n.fences.hold(ctx, a) {
+			n.launch(a)
+		}
 	case election.Stop:
+		n.fences.stop(a.Term)
 		n.service.Stop(a.Term, StopReason(a.Why))
 	case election.KillGuard:
+		n.fences.stop(a.Term)
 		n.service.Kill(a.Term, StopReason(a.Why))
+	case election.Fence:
+		n.fences.begin(ctx, a)
+	case election.CancelFence:
+		n.fences.end(a.Version)
 	case election.NudgePeers:
 		if n.opts.Nudge != nil {
 			if uris := n.peers.uris(); len(uris) > 0 {
@@ -96,6 +99,16 @@ func (n *Node) perform(ctx context.Context, decided lease.Instant, a election.Ac
 	case election.Quit:
 		n.exit = &ExitError{Code: a.Code, Reason: a.Reason}
 	}
+}
+
+// launch starts the service in its term.
+func (n *Node) launch(a election.Start) {
+	now := n.opts.Clock()
+	n.phases.start(now)
+	n.service.Start(StartOrder{
+		Term: a.Term, Plane: n.machine.View(now).Plane, Node: n.opts.Node, NodeURI: n.opts.URI,
+		PrevState: n.Status().Standing, Reason: a.Reason,
+	})
 }
 
 // late reports whether limit has passed since decided. The limit 0 never has.

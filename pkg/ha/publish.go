@@ -40,6 +40,10 @@ func (n *Node) publish(now lease.Instant) {
 		s.Standing = lease.StateInitializing // it loads the state for the first time
 		s.Detail = s.Persisted.Error
 	}
+	s.Fenced = n.fences.last
+	if s.Fencing = n.fences.status(v.Version); s.Fencing != nil && s.Reign != nil && s.Why == "" {
+		s.Why, s.Detail = ReasonFencing, s.Fencing.sentence()
+	}
 	if n.registered = !v.Since.IsZero(); n.registered {
 		n.mayVerify()
 	}
@@ -211,7 +215,7 @@ func (n *Node) noted(now lease.Instant, a election.Note) {
 		if n.phases.ready(now) {
 			n.reigns.began(ReignRecord{
 				Term: a.Term, Node: n.opts.Node, Incarnation: n.inc, From: n.phases.since,
-				Code: n.phases.why, Reason: n.phases.reason, Phases: n.phases.ms,
+				Code: n.phases.why, Reason: n.phases.reason, Phases: n.phases.ms, Fencing: n.fences.done,
 			})
 		}
 	case election.NoteReleased:
@@ -296,7 +300,8 @@ func (p *phaseClock) lap(now lease.Instant) int64 {
 func (p *phaseClock) claimed(now lease.Instant) {
 	p.ms.Claimed, p.since, p.open, p.claims = p.lap(now), time.Now(), true, false
 }
-func (p *phaseClock) start(now lease.Instant) { p.ms.Started = p.lap(now) }
+func (p *phaseClock) fenced(now lease.Instant) { p.ms.Fenced = p.lap(now) }
+func (p *phaseClock) start(now lease.Instant)  { p.ms.Started = p.lap(now) }
 
 // ready reports whether this is the first time in the reign.
 func (p *phaseClock) ready(now lease.Instant) bool {

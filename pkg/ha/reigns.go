@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/understudy-ha/understudy/persistence"
+	"github.com/understudy-ha/understudy/pkg/election"
 	"github.com/understudy-ha/understudy/pkg/lease"
 )
 
@@ -192,6 +193,54 @@ func (r *reigns) get(ctx context.Context, t lease.Term) (ReignRecord, error) {
 		return rec, err
 	}
 	return rec, json.Unmarshal(b, &rec)
+}
+
+// pended writes the record of a reign whose service has not begun yet.
+func (r *reigns) pended(ctx context.Context, rec ReignRecord) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*r.n.opts.Timing.Operation)
+	defer cancel()
+	if err := r.put(ctx, rec); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, ok := r.all[rec.Term]; !ok {
+		r.all[rec.Term] = rec
+	}
+	return nil
+}
+
+// unfencedWithin bounds how many terms back is looked for a record.
+const unfencedWithin = 32
+
+// unfenced lists whom the holder of a term had to fence and, as far as the
+// history tells, did not. A holder takes over what those before it have left
+// undone before it does anything, so one record tells. Where the holder of the
+// term itself has left none, the one before it may have fallen silent.
+func (r *reigns) unfenced(ctx context.Context, term lease.Term) ([]election.Silent, error) {
+	ctx, cancel := context.WithTimeout(ctx, 4*r.n.opts.Timing.Operation)
+	defer cancel()
+	for t := term; t > 0 && t+unfencedWithin > term; t-- {
+		rec, err := r.get(ctx, t)
+		var syntax *json.SyntaxError
+		if errors.Is(err, persistence.Absent) || errors.As(err, &syntax) {
+			continue // a claim that lost uses up a term, too
+		}
+		if err != nil {
+			return nil, err
+		}
+		var owed []election.Silent
+		if t < term && rec.To == nil {
+			owed = append(owed, election.Silent{Node: rec.Node, Term: t, Incarnation: rec.Incarnation})
+		}
+		for _, f := range rec.Fencing {
+			if f.Outcome == FencePending {
+				owed = append(owed, election.Silent{Node: f.Node, Term: f.Term})
+			}
+		}
+		return owed, nil
+	}
+	return nil, nil
 }
 
 func (r *reigns) keep(rec ReignRecord) {

@@ -21,6 +21,7 @@ type ReignRecord struct {
 	EndReason   string            `json:"endReason,omitempty"`
 	Actor       string            `json:"actor,omitempty"` // who asked, when somebody did
 	Phases      Phases            `json:"phasesMs"`
+	Fencing     []FenceRecord     `json:"fencing,omitempty"` // what was done to former masters before its service started
 }
 
 // Why a reign began.
@@ -37,10 +38,11 @@ const (
 // Phases are the milliseconds each part of a take-over took, from the moment
 // the old reign's end could first be suspected.
 type Phases struct {
-	Detected int64 `json:"detected"` // from the last sight of life to the decision to claim
-	Claimed  int64 `json:"claimed"`  // from there to the register being held and read back
-	Started  int64 `json:"started"`  // from there to the service's start order
-	Ready    int64 `json:"ready"`    // from there to the service being ready
+	Detected int64 `json:"detected"`         // from the last sight of life to the decision to claim
+	Claimed  int64 `json:"claimed"`          // from there to the register being held and read back
+	Fenced   int64 `json:"fenced,omitempty"` // from there to former masters being fenced; 0: the service did not wait for it
+	Started  int64 `json:"started"`          // from there to the service's start order
+	Ready    int64 `json:"ready"`            // from there to the service being ready
 }
 
 // PreconditionError refuses a request and lists every reason.

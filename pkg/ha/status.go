@@ -59,6 +59,8 @@ type Status struct {
 	Nodes   map[lease.NodeID]NodeStatus // self included
 	History []Transition                // this node's states, newest first, at most 200
 	Reigns  []ReignRecord               // the plane's reigns as far as known, newest first, at most 200
+	Fencing *FencingStatus              // fencing that is under way; nil: none is
+	Fenced  *FenceRecord                // the latest by this node that has ended; nil: none has
 	Store   StoreStatus
 	// Persisted is how the persisted state stands here.
 	Persisted StateStatus

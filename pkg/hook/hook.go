@@ -21,7 +21,9 @@ const (
 	PreDemote       Event = "preDemote"       // a planned end of a term begins, the service still runs
 	PostDemote      Event = "postDemote"      // a term in which prePromote or the service was begun is over, nothing of it is alive
 	OnRoleChange    Event = "onRoleChange"    // the node's state changed
+	OnFence         Event = "onFence"         // this node has fenced a former master, or failed to
 	OnFencingFailed Event = "onFencingFailed" // the service can not be stopped
+	OnAddressFailed Event = "onAddressFailed" // the Elastic IP address can not be made to lead here
 	OnStoreLost     Event = "onStoreLost"     // the store does not answer any more
 	OnStoreBack     Event = "onStoreBack"     // it does again
 )
@@ -33,7 +35,7 @@ const GuardStop Event = "guardStop"
 
 // Events lists all other events, of a hand-over and then in the order of a reign.
 func Events() []Event {
-	return []Event{PreSwitchover, PrePromote, PostPromote, PreDemote, PostDemote, OnRoleChange, OnFencingFailed, OnStoreLost, OnStoreBack}
+	return []Event{PreSwitchover, PrePromote, PostPromote, PreDemote, PostDemote, OnRoleChange, OnFence, OnFencingFailed, OnAddressFailed, OnStoreLost, OnStoreBack}
 }
 
 // Bound reports whether the event's hook belongs to a term: only the guard

@@ -21,6 +21,7 @@ type Watch struct {
 
 	head     ha.Transition // the latest that was seen
 	promoted lease.Term    // the last one for which postPromote was put
+	fenced   *ha.FenceRecord
 	reign    lease.Term    // the one this node holds; 0: none
 	failing  lease.Instant // since when the store does not answer; zero: it does
 	lost     bool          // onStoreLost was put
@@ -55,6 +56,7 @@ func (w *Watch) See(s *ha.Status, now lease.Instant) {
 	if changed {
 		w.put(OnRoleChange, s.Term, reason(s))
 	}
+	w.seeFence(s)
 	w.seeFencing(s)
 	w.seeEnd(s)
 	w.seeStore(s, now)
@@ -73,6 +75,23 @@ func (w *Watch) seePromotion(s *ha.Status, now lease.Instant) {
 		w.promoted = r.Term
 		w.put(PostPromote, r.Term, reason(s))
 	}
+}
+
+func (w *Watch) seeFence(s *ha.Status) {
+	if s.Fenced != nil && s.Fenced != w.fenced {
+		w.put(OnFence, s.Term, s.Fenced.Words())
+	}
+	w.fenced = s.Fenced
+}
+
+// Tell puts the hook of an event that no status shows in the queue. It may be
+// called from any goroutine.
+func (w *Watch) Tell(e Event, reason string) {
+	var t lease.Term
+	if is := w.latest.Load(); is != nil {
+		t = is.status.Term
+	}
+	w.put(e, t, reason)
 }
 
 func (w *Watch) seeFencing(s *ha.Status) {
