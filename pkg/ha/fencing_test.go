@@ -244,11 +244,12 @@ func TestUnfencedIsInherited(t *testing.T) {
 		p.within(time.Second, "it serves", func() bool { return p.serving() == c.id })
 		c.stop()
 		<-c.ended
-		d := p.standby(&ha.Fencing{Fencer: &fencer{act: func(_ context.Context, old ha.FenceTarget, _ bool) ha.FenceTry {
-			t.Errorf("asked to fence %s, which is settled", old.Node)
-			return inVain(nil, old, false) //nolint:staticcheck // it looks at none of them
-		}}, Wait: true})
+		fd := &fencer{act: inVain}
+		d := p.standby(&ha.Fencing{Fencer: fd, Wait: true})
 		p.within(2*time.Second, "a fourth serves", func() bool { return p.serving() == d.id })
+		if got := fd.of(); len(got) != 0 {
+			t.Errorf("fenced %v, which is settled", got)
+		}
 		p.check()
 	})
 }
