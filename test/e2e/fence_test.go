@@ -71,6 +71,9 @@ func freeze(t *testing.T, n *harness.Node) intervals.Instant {
 	return at
 }
 
+// outlet cuts the power of what a file lists. Some of it dies with the rest.
+const outlet = `[ -s "$1" ] && { xargs kill -KILL <"$1" 2>/dev/null; echo "$FENCE_NODE is off"; }`
+
 // TestFencingEarly freezes all of the master, service included, with T = 30s. A
 // standby suspects it, has it powered off by a command, which here kills what it
 // finds in a file, and serves long before the lease has ended.
@@ -79,11 +82,11 @@ func TestFencingEarly(t *testing.T) {
 		"ha.preset": "default", "fencing.early": true,
 		"fencing.methods": []map[string]any{
 			{"method": "stepDown", "timeout": "1s"}, // proves nothing, so it is not tried
-			{"method": "command", "timeout": "10s", "provesOff": true, "command": []string{"/bin/sh", "-c", `xargs kill -KILL <"$1" && echo "$FENCE_NODE is off"`, "sh", "{host}"}},
+			{"method": "command", "timeout": "10s", "provesOff": true, "command": []string{"/bin/sh", "-c", outlet, "sh", "{host}"}},
 		},
 	}})
-	outlet := func(n *harness.Node) string { return filepath.Join(p.Dir, n.Name+".outlet") }
-	named(t, p, outlet)
+	file := func(n *harness.Node) string { return filepath.Join(p.Dir, n.Name+".outlet") }
+	named(t, p, file)
 	script := withHooks(t, p)
 	master := p.StartAndWait(settle)
 	before := p.Latest()
@@ -93,7 +96,7 @@ func TestFencingEarly(t *testing.T) {
 	for _, q := range master.Processes() {
 		fmt.Fprintln(&pids, q.Pid)
 	}
-	write(t, outlet(master), pids.String())
+	write(t, file(master), pids.String())
 	next := p.WaitStart(at, defaultT+settle)
 	took := next.Start.Sub(at)
 	harness.Figures(t, "all of the master frozen to the next start, fenced early, T=30s", []time.Duration{took})
