@@ -10,6 +10,7 @@ import (
 	"github.com/understudy-ha/understudy/pkg/address"
 	"github.com/understudy-ha/understudy/pkg/guard"
 	"github.com/understudy-ha/understudy/pkg/supervise"
+	"github.com/understudy-ha/understudy/pkg/unit"
 )
 
 // version is set by the build: -ldflags "-X main.version=v1.2.3".
@@ -28,6 +29,8 @@ func main() {
 			os.Exit(supervise.LogMain(os.Args[2:]))
 		case address.Command:
 			os.Exit(address.Main(os.Args[2:], os.Stdout))
+		case unit.Command:
+			os.Exit(unit.Main(os.Args[2:], os.Stdout, os.Stderr))
 		case releaseCommand:
 			os.Exit(releaseChild(os.Args[2:], os.Stdin, os.Stderr))
 		}

@@ -123,6 +123,7 @@ func runNode(ctx context.Context, d *daemon) (err error) {
 	d.log.Info("started", zap.String("node", string(d.dir.Node())), zap.String("uri", d.uri),
 		zap.String("mode", string(d.cfg.HighAvailabilityMode)), zap.String("store", d.store.Limits().URL),
 		zap.Duration("heartbeatTimeout", d.timing.Timeout), zap.Int("pid", os.Getpid()), zap.String("version", build().Version))
+	guard.DropBinary()
 	err = node.Run(ctx)
 	stopRest()
 	told.Wait()

@@ -18,6 +18,7 @@ import (
 	"github.com/understudy-ha/understudy/pkg/ha"
 	"github.com/understudy-ha/understudy/pkg/lease"
 	"github.com/understudy-ha/understudy/pkg/supervise"
+	"github.com/understudy-ha/understudy/pkg/unit"
 )
 
 // guardStartLimit bounds how long a guard may take to come up.
@@ -45,6 +46,9 @@ func (d *daemon) newService(ctx context.Context) (ha.Service, error) {
 		d.log.Warn(warning)
 	}
 	d.leaseFile = leaseFile
+	if s, err = d.unitCommands(ctx, s); err != nil {
+		return nil, err
+	}
 	_, delegates := s.Delegates()
 	o := supervise.Options{
 		Command: s.Command, Dir: dir, Env: serviceEnv(s.Env, d.secrets()),
@@ -56,7 +60,7 @@ func (d *daemon) newService(ctx context.Context) (ha.Service, error) {
 		Restart: supervise.Policy(s.Restart), MaxRestarts: orNone(s.MaxRestarts), Window: s.Window,
 		StopSignal: sig, StopTimeout: d.timing.Stop, GuardStop: d.cfg.GuardStopTimeout(d.timing.Stop),
 		DataDir: d.cfg.DataDir, Lock: d.lock, Isolation: s.Isolation, Subreaper: true, Incarnation: d.run,
-		ReleaseArgv: []string{"/proc/self/exe", releaseCommand},
+		ReleaseArgv: []string{selfExe, releaseCommand},
 		ReleaseStdin: releaseOrder{
 			Location: d.loc.String(), Operation: d.timing.Operation, Limit: d.timing.Timeout,
 		}.encode(),
@@ -89,6 +93,32 @@ func (d *daemon) newService(ctx context.Context) (ha.Service, error) {
 	d.log.Info("guard", zap.Int("pid", sup.Info().GuardPid), zap.String("isolation", sup.Isolation()))
 	return sup, nil
 }
+
+// unitLimit bounds how long systemd may take to say what it knows of a unit.
+const unitLimit = 10 * time.Second
+
+// unitCommands gives a service that systemd runs its three commands, short
+// processes of this binary. It refuses a unit that systemd would start by itself.
+func (d *daemon) unitCommands(ctx context.Context, s config.Service) (config.Service, error) {
+	name := s.Systemd
+	if name == "" {
+		return s, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, unitLimit)
+	defer cancel()
+	if err := unit.Check(ctx, name); err != nil {
+		return s, exitf(exitPrecondition, "%w", err)
+	}
+	// KILL early enough to be seen to have worked before that of the guard.
+	kill := (d.timing.KillAfter() - d.timing.StopAfter()) * 3 / 4
+	s.Command = []string{selfExe, unit.Command, unit.OpRun, name}
+	s.Stop = []string{selfExe, unit.Command, unit.OpStop, name, kill.String()}
+	s.Probe = []string{selfExe, unit.Command, unit.OpProbe, name}
+	return s, nil
+}
+
+// selfExe is this binary, also once another lies where it lay.
+const selfExe = "/proc/self/exe"
 
 // floating is the address that goes with the mastership, nil if there is none.
 func (d *daemon) floating() *address.Floating {

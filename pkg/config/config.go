@@ -156,6 +156,7 @@ func (c *Config) TokensFile() string {
 // Service is the section "service": what the master runs.
 type Service struct {
 	Command      []string          `yaml:"command"`
+	Systemd      string            `yaml:"systemd"` // a unit that systemd runs, instead of Command
 	WorkDir      string            `yaml:"workDir"` // empty: DataDir
 	Env          map[string]string `yaml:"env" secret:"true"`
 	None         bool              `yaml:"none"`

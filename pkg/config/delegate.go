@@ -28,6 +28,9 @@ var shells = []string{"sh", "bash", "dash", "ash", "ksh", "zsh"}
 // not beneath it, and by which word of it that can be told: a program known for
 // it, by name or path, behind wrappers such as env, or in the script of sh -c.
 func (s Service) Delegates() (word string, yes bool) {
+	if s.Systemd != "" {
+		return "service.systemd", true
+	}
 	if word = delegate(s.Command); word != "" {
 		return word, true
 	}

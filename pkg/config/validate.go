@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"net/url"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -259,10 +260,12 @@ func (v *validator) auth() {
 func (v *validator) service() {
 	s := v.c.Service
 	switch {
+	case s.Systemd != "":
+		v.systemd()
 	case s.None && len(s.Command) > 0:
 		v.bad("service.none", "true although service.command is given; remove one of them")
 	case !s.None && len(s.Command) == 0:
-		v.bad("service.command", "is not set: name the program the master runs, e.g. command: [/usr/bin/prog, --flag], or set service.none: true to elect a master without one")
+		v.bad("service.command", "is not set: name the program the master runs, e.g. command: [/usr/bin/prog, --flag], or service.systemd, or set service.none: true to elect a master without one")
 	case len(s.Command) > 0 && s.Command[0] == "":
 		v.bad("service.command", "its first word, the program, is empty")
 	default:
@@ -287,6 +290,35 @@ func (v *validator) service() {
 	}
 	if s.StartTimeout <= s.StartGrace {
 		v.bad("service.startTimeout", "%s is not longer than service.startGrace %s: no start could succeed; raise the former or lower the latter", formatDuration(s.StartTimeout), formatDuration(s.StartGrace))
+	}
+}
+
+// unitName is what service.systemd may be.
+var unitName = regexp.MustCompile(`^[A-Za-z0-9:_.\\@-]+\.service$`)
+
+// systemd judges a service that systemd runs: what else there is to say about
+// it stands in its unit.
+func (v *validator) systemd() {
+	s := v.c.Service
+	if !unitName.MatchString(s.Systemd) || len(s.Systemd) > 255 {
+		v.bad("service.systemd", "%q is not the name of a service's unit; write e.g. app.service", s.Systemd)
+	}
+	for _, set := range []struct {
+		key, remedy string
+		is          bool
+	}{
+		{"service.command", "remove one of them", len(s.Command) > 0},
+		{"service.none", "remove one of them", s.None},
+		{"service.stop", "systemd stops the unit: put it into ExecStop= there", len(s.Stop) > 0},
+		{"service.probe", "systemd and the unit's control group are asked: remove it", len(s.Probe) > 0},
+		{"service.delegates", "that goes without saying: remove it", s.HandsOn},
+		{"service.workDir", "put it into WorkingDirectory= of the unit", s.WorkDir != ""},
+		{"service.env", "put it into Environment= of the unit", len(s.Env) > 0},
+		{"service.stopSignal", "put it into KillSignal= of the unit", v.c.IsSet("service.stopSignal")},
+	} {
+		if set.is {
+			v.bad(set.key, "is given beside service.systemd: %s; %s", s.Systemd, set.remedy)
+		}
 	}
 }
 
@@ -353,7 +385,7 @@ func (v *validator) ready() {
 func (v *validator) delegates() {
 	s := v.c.Service
 	word, yes := s.Delegates()
-	if !yes || (len(s.Stop) > 0 && len(s.Probe) > 0) {
+	if !yes || (len(s.Stop) > 0 && len(s.Probe) > 0) { // of a unit both are known
 		return
 	}
 	if s.HandsOn {
@@ -385,6 +417,7 @@ func (v *validator) commands() {
 		v.bad("service.delegates", "is for a service, and service.none is true; remove one of them")
 	}
 	switch {
+	case s.Systemd != "": // it has both
 	case s.OnUnexpected == "stop" && len(s.Probe) == 0:
 		v.bad("service.onUnexpected", "stop needs service.probe, which tells whether the service runs")
 	case s.OnUnexpected == "stop" && len(s.Stop) == 0:

@@ -43,7 +43,7 @@ const (
 	needsBoth  = "that needs root or CAP_SYS_ADMIN, or a cgroup that is delegated to this user; isolation pid-namespace asks for a user namespace instead"
 	asAsked    = "as configured"
 
-	outsideLost = "service.command hands its work to other processes, which live on when daemon and guard are both killed: " +
+	outsideLost = "the service hands its work to other processes, which live on when daemon and guard are both killed: " +
 		"nobody stops them then, while the next master waits for the lease to end. A watchdog, or fencing, is for that"
 )
 

@@ -363,7 +363,7 @@ func (g *guardian) configure(c config) {
 		g.oweOutside(c.Unproven)
 	}
 	debug.FreeOSMemory()
-	dropBinary()
+	DropBinary()
 	_, _ = g.strays(), descendants(os.Getpid()) // so that what KILL needs is in memory, and locked
 	if lost := lockMemory(); lost != "" {
 		g.iso.lost = append(g.iso.lost, lost)

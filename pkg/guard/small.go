@@ -15,12 +15,12 @@ func small() {
 	debug.SetMaxThreads(50)
 }
 
-// dropBinary gives back the pages of the binary that only the beginning needed,
-// most of it the initialisation of packages that a guard never uses: they are
-// the largest part of its resident memory. What it uses comes back from the
-// page cache, before memory is locked. A mapping of which a page was written
-// to, by a loader, stays as it is.
-func dropBinary() {
+// DropBinary gives back the pages of the binary that only the beginning of this
+// process needed, most of it the initialisation of packages: they are a large
+// part of its resident memory, in a guard the largest. What is used comes back
+// from the page cache; of a guard before memory is locked. A mapping of which a
+// page was written to, by a loader, stays as it is.
+func DropBinary() {
 	var ranges [][2]uintptr
 	var mapping [2]uintptr
 	text := false

@@ -16,6 +16,7 @@ import (
 
 	unit "github.com/understudy-ha/understudy/deploy/systemd"
 	"github.com/understudy-ha/understudy/test/e2e/harness"
+	"github.com/understudy-ha/understudy/test/e2e/intervals"
 	"github.com/understudy-ha/understudy/test/systemd"
 )
 
@@ -175,3 +176,108 @@ func TestUnit(t *testing.T) {
 		t.Errorf("%v was killed, not stopped", old)
 	}
 }
+
+// TestSystemdUnitAsService: each node has a systemd of its own, which runs the
+// service, one that ignores TERM and whose child systemd leaves alone. Whatever
+// becomes of the daemon, the unit is stopped, by KILL, within the right to serve,
+// and nothing of it is alive when the next master's begins.
+func TestSystemdUnitAsService(t *testing.T) {
+	timing := fast(t)
+	p := harness.NewPlane(t, harness.Options{Nodes: 2})
+	machine := map[*harness.Node]*systemd.Manager{}
+	for _, n := range p.Nodes {
+		m := systemd.Boot(t)
+		m.Write("app.service", "[Service]\nEnvironmentFile=/run/understudy/app.service.env\n"+
+			"Environment=REC_DIR="+p.Records+" REC_FORK=1 REC_IGNORE_TERM=1\nExecStart="+harness.Recorder()+"\nKillMode=process\n")
+		n.Via = m.Enter()
+		n.Set("service.command", nil)
+		n.Set("service.env", nil)
+		n.Set("service.systemd", "app.service")
+		machine[n] = m
+	}
+	master := p.StartAndWait(settle)
+	active := func(n *harness.Node) bool {
+		switch s := machine[n].Property("app.service", "ActiveState"); s {
+		case "active":
+			return true
+		case "inactive", "failed": // by KILL
+		default:
+			t.Errorf("the unit is %s on %s", s, n.Name)
+		}
+		return false
+	}
+	for _, round := range []struct {
+		what string
+		end  func(n *harness.Node) intervals.Instant
+	}{
+		{"kill -9 of the daemon", func(n *harness.Node) intervals.Instant { return n.Kill(harness.Daemon) }},
+		{"SIGSTOP of the daemon", func(n *harness.Node) intervals.Instant { return n.Signal(unix.SIGSTOP) }},
+		{"kill -9 of the guard", func(n *harness.Node) intervals.Instant { return n.Kill(harness.Guard) }},
+	} {
+		other := p.Standby(master)
+		if !active(master) || active(other) {
+			t.Errorf("%s: the unit does not run on the master, or on the other node as well", round.what)
+		}
+		old := p.Latest()
+		if len(old.Processes) != 2 {
+			t.Errorf("%s: %v has %d processes, want 2", round.what, old, len(old.Processes))
+		}
+		group := machine[master].Cgroup(machine[master].Property("app.service", "ControlGroup"))
+		if _, err := os.Stat(filepath.Join(group, "cgroup.procs")); err != nil {
+			t.Errorf("%s: %v", round.what, err)
+		}
+		at := round.end(master)
+		next := p.WaitStart(old.Last+1, 2*fastT+settle)
+		harness.Figures(t, round.what+" to the next start, service run by systemd", []time.Duration{next.Start.Sub(at)})
+		old = p.Tree(old.ID)
+		if lived := old.Last.Sub(at); lived > timing.End() {
+			t.Errorf("%s: %v lived for %v, longer than its right to serve, %v", round.what, old, lived, timing.End())
+		}
+		if p.NodeOf(next) != master { // the one that lost its guard may win again
+			if b, err := os.ReadFile(filepath.Join(group, "cgroup.procs")); err == nil && len(b) > 0 {
+				t.Errorf("%s: the unit's control group has processes: %s", round.what, b)
+			}
+			if active(master) {
+				t.Errorf("%s: the unit is active on the former master", round.what)
+			}
+		}
+		switch round.what {
+		case "kill -9 of the daemon":
+			master.WaitExit(settle)
+			master.Start()
+		case "SIGSTOP of the daemon":
+			master.Signal(unix.SIGCONT)
+		}
+		master = p.WaitSettled(settle)
+	}
+	master.Stop(settle)
+	if active(master) {
+		t.Error("the unit is active after an orderly end")
+	}
+	refusedUnits(t, machine[master], master)
+}
+
+// refusedUnits: a unit that systemd would start by itself ends the daemon with
+// the code of a precondition that is not met.
+func refusedUnits(t *testing.T, m *systemd.Manager, n *harness.Node) {
+	t.Helper()
+	for name, unit := range map[string]struct{ text, said string }{
+		"enabled.service": {"[Service]\nExecStart=/bin/sleep 1000\n[Install]\nWantedBy=multi-user.target\n", "it is enabled"},
+		"again.service":   {"[Service]\nExecStart=/bin/sleep 1000\nRestart=always\n", "Restart=always"},
+		"missing.service": {"", "not-found"},
+	} {
+		if unit.text != "" {
+			m.Write(name, unit.text)
+		}
+		if name == "enabled.service" {
+			m.Control("enable", name)
+		}
+		n.Set("service.systemd", name)
+		n.Start()
+		if code := n.WaitExit(settle); code != 3 || lineWith(n.Log(), name, unit.said) == "" {
+			t.Errorf("%s: ended with %d and said %s, want 3 and %q", name, code, tailOf(n.Log()), unit.said)
+		}
+	}
+}
+
+func tailOf(log string) string { return log[max(0, len(log)-1000):] }

@@ -129,7 +129,17 @@ func (m *Manager) end() {
 		m.t.Logf("systemd:\n%s", m.Log())
 	}
 	_ = m.cmd.Process.Kill()
-	_ = m.cmd.Wait()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = m.cmd.Wait()
+	}()
+	select {
+	case <-ended:
+	case <-time.After(endTime): // somebody outside does not reap what was inside
+		m.t.Error("systemd does not end")
+		return
+	}
 	var err error
 	for end := time.Now().Add(endTime); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if err = removeTree(m.cgroup); err == nil {
@@ -155,9 +165,14 @@ func removeTree(dir string) error {
 	return os.Remove(dir)
 }
 
-// Enter is the command line to run something inside, by appending its own.
+// Enter is the command line to run something inside, by appending its own. The
+// shell stands between the two because nsenter, when its child is stopped, stops
+// as well, and nobody wakes it.
 func (m *Manager) Enter() []string {
-	return []string{"nsenter", "--target", strconv.Itoa(m.cmd.Process.Pid), "--mount", "--pid", "--cgroup", "--"}
+	return []string{
+		"nsenter", "--target", strconv.Itoa(m.cmd.Process.Pid), "--mount", "--pid", "--cgroup", "--",
+		"/bin/sh", "-c", `"$@"; exit $?`, "sh",
+	}
 }
 
 // Command prepares a command inside.
@@ -182,6 +197,14 @@ func (m *Manager) Control(args ...string) string {
 func (m *Manager) Property(unit, name string) string {
 	m.t.Helper()
 	return strings.TrimSpace(m.Control("show", "--value", "--property="+name, unit))
+}
+
+// Signal sends a signal to systemd itself.
+func (m *Manager) Signal(sig os.Signal) {
+	m.t.Helper()
+	if err := m.cmd.Process.Signal(sig); err != nil {
+		m.t.Fatal(err)
+	}
 }
 
 // Write writes a unit. Of one that was read before, "daemon-reload" tells.
