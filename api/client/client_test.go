@@ -32,6 +32,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // node is a master, or a standby, that remembers what it was asked.
 type node struct {
+	server.Node
 	st    ha.Status
 	calls []string
 	err   error

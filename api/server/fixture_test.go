@@ -37,6 +37,12 @@ type fakeNode struct {
 	calls []string
 	err   error         // what every request is answered with
 	hang  chan struct{} // not nil: requests wait until it is closed
+
+	outcome  ha.Operation // what Await says
+	going    bool         // of an operation that does not end
+	planned  string       // the id of the planned one
+	happened []ha.PlaneEvent
+	more     chan struct{}
 }
 
 func (f *fakeNode) Status() *ha.Status { f.mu.Lock(); defer f.mu.Unlock(); return f.st }
@@ -80,6 +86,68 @@ func (f *fakeNode) Forget(ctx context.Context, id lease.NodeID) error {
 
 func (f *fakeNode) ConfirmOff(ctx context.Context, id lease.NodeID, actor string) error {
 	return f.record(ctx, "ConfirmOff %s, says %s", id, actor)
+}
+
+func (f *fakeNode) Operate(ctx context.Context, r ha.OperationRequest) (ha.Operation, error) {
+	op := ha.Operation{ID: "0123-abc", Kind: r.Kind, To: r.To, Node: r.Node, Actor: r.Actor, Accepted: wall, By: self, Term: 7, State: ha.OpAccepted}
+	if r.DryRun {
+		op.ID, op.State = "", ha.OpDryRun
+	}
+	return op, f.record(ctx, "Operate %+v", r)
+}
+
+func (f *fakeNode) Await(ctx context.Context, id string) (ha.Operation, error) {
+	f.mu.Lock()
+	op, hang := f.outcome, f.going
+	f.mu.Unlock()
+	if hang {
+		<-ctx.Done()
+		return op, ctx.Err()
+	}
+	if op.Kind == "" {
+		op = ha.Operation{Kind: ha.OpSwitchover, State: ha.OpDone, Accepted: wall}
+	}
+	op.ID = id
+	return op, nil
+}
+
+func (f *fakeNode) Operation(_ context.Context, id string) (ha.Operation, error) {
+	if id != "0123-abc" {
+		return ha.Operation{}, ha.ErrNoOperation
+	}
+	return ha.Operation{ID: id, Kind: ha.OpSwitchover, State: ha.OpDone, Accepted: wall}, nil
+}
+
+func (f *fakeNode) Planned(ctx context.Context) (ha.Operation, error) {
+	return f.Operation(ctx, f.planned)
+}
+
+func (f *fakeNode) CancelPlanned(ctx context.Context, actor string) (ha.Operation, error) {
+	return ha.Operation{}, f.record(ctx, "CancelPlanned %s", actor)
+}
+
+func (f *fakeNode) EndMaintenance(ctx context.Context, id lease.NodeID, actor string) error {
+	return f.record(ctx, "EndMaintenance %s %s", id, actor)
+}
+
+func (f *fakeNode) Happened(after uint64) ([]ha.PlaneEvent, <-chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.more == nil {
+		f.more = make(chan struct{})
+	}
+	return f.happened[min(int(after), len(f.happened)):], f.more //nolint:gosec // a handful
+}
+
+func (f *fakeNode) happen(e ha.PlaneEvent) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	e.Seq, e.At = uint64(len(f.happened))+1, wall
+	f.happened = append(f.happened, e)
+	if f.more != nil {
+		close(f.more)
+	}
+	f.more = make(chan struct{})
 }
 
 func (f *fakeNode) Shutdown(reason string) { _ = f.record(context.Background(), "Shutdown %s", reason) }
@@ -240,7 +308,11 @@ func (g *rig) send(method, path, form string, header ...string) reply {
 		g.t.Fatalf("%s %s: %v", method, path, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	b, err := io.ReadAll(resp.Body)
+	var all io.Reader = resp.Body
+	if resp.Header.Get("Content-Type") == "text/event-stream" {
+		all = io.LimitReader(all, 1) // it does not end
+	}
+	b, err := io.ReadAll(all)
 	if err != nil {
 		g.t.Fatalf("%s %s: %v", method, path, err)
 	}
@@ -259,5 +331,5 @@ func formOf(path string) string {
 
 // pathOf is one path of the route.
 func pathOf(rt route) string {
-	return strings.NewReplacer("{key}", "log.level", "{user}", "ann").Replace(rt.path)
+	return strings.NewReplacer("{key}", "log.level", "{user}", "ann", "/{id}/maintenance", "/nother02/maintenance", "{id}", "0123-abc").Replace(rt.path)
 }

@@ -30,6 +30,18 @@ type Node interface {
 	// off. Errors: *ha.PreconditionError where that means nothing to this node;
 	// ha.ErrClosed; ctx's.
 	ConfirmOff(ctx context.Context, id lease.NodeID, actor string) error
+	// Operate takes what an operator asks of the plane; Await waits for what
+	// comes of it. Operation, Planned, CancelPlanned and EndMaintenance look
+	// after what was taken. See package ha for their errors.
+	Operate(ctx context.Context, r ha.OperationRequest) (ha.Operation, error)
+	Await(ctx context.Context, id string) (ha.Operation, error)
+	Operation(ctx context.Context, id string) (ha.Operation, error)
+	Planned(ctx context.Context) (ha.Operation, error)
+	CancelPlanned(ctx context.Context, actor string) (ha.Operation, error)
+	EndMaintenance(ctx context.Context, id lease.NodeID, actor string) error
+	// Happened returns the events after a number that are still kept, and a
+	// channel that is closed when there are more.
+	Happened(after uint64) ([]ha.PlaneEvent, <-chan struct{})
 
 	// Shutdown begins an orderly stop with hand-over and returns at once.
 	Shutdown(reason string)

@@ -201,6 +201,10 @@ func (p picture) states(wall time.Time) v1.PlaneStates {
 		Paused:   p.Paused,
 		Nodes:    make(map[string]v1.Node, len(p.Nodes)+1),
 		Links:    map[string]string{},
+		Flapping: p.Flapping, FailbackTo: string(p.Failback),
+	}
+	for _, op := range p.Operations {
+		out.Operations = append(out.Operations, wireOperation(op))
 	}
 	if p.Fencing != nil {
 		out.Fencing = wireFencing(p.Fencing.Nodes)
@@ -324,7 +328,7 @@ func (p picture) reigns(since lease.Term, limit int) v1.History {
 		h.Reigns = append(h.Reigns, v1.Reign{
 			Term: uint64(r.Term), Node: string(r.Node), Incarnation: string(r.Incarnation),
 			From: r.From, To: r.To,
-			Reason: r.Reason, EndReason: orNull(r.EndReason), Actor: orNull(r.Actor),
+			Code: r.Code, Reason: r.Reason, EndReason: orNull(r.EndReason), Actor: orNull(r.Actor),
 			PhasesMs: v1.Phases(r.Phases), Fencing: wireFencing(r.Fencing),
 		})
 	}

@@ -18,6 +18,7 @@ type response struct {
 	header      http.Header // more headers; nil for none
 	// stream writes the body instead, piece by piece, until ctx ends.
 	stream func(ctx context.Context, w io.Writer) error
+	done   func() // when the stream has ended; nil: nothing
 }
 
 const (

@@ -64,6 +64,18 @@ func routes() []route {
 		{methods: post, path: "/v1/server/ha/priority", role: Operator, handle: setPriority},
 		{methods: get, path: "/v1/server/ha/metrics", role: Viewer, handle: getMetrics},
 		{methods: get, path: "/v1/server/ha/history", role: Viewer, handle: getHistory},
+		{methods: get, path: "/v1/server/ha/events", role: Viewer, handle: getEvents},
+		{methods: post, path: "/v1/server/ha/switchover", role: Operator, anyNode: true, slow: true, raw: true, handle: postSwitchover},
+		{methods: get, path: "/v1/server/ha/switchover", role: Viewer, handle: getSwitchover},
+		{methods: del, path: "/v1/server/ha/switchover", role: Operator, anyNode: true, handle: deleteSwitchover},
+		{methods: post, path: "/v1/server/ha/failover", role: Operator, anyNode: true, slow: true, raw: true, handle: postFailover},
+		{methods: post, path: "/v1/server/ha/step-down", role: Operator, anyNode: true, slow: true, raw: true, handle: postStepDown},
+		{methods: post, path: "/v1/server/ha/pause", role: Operator, anyNode: true, slow: true, raw: true, handle: postPause},
+		{methods: post, path: "/v1/server/ha/resume", role: Operator, anyNode: true, slow: true, raw: true, handle: postResume},
+		{methods: post, path: "/v1/server/ha/ack", role: Operator, anyNode: true, slow: true, raw: true, handle: postAck},
+		{methods: put, path: "/v1/server/ha/nodes/{id}/maintenance", role: Operator, anyNode: true, slow: true, raw: true, handle: putMaintenance},
+		{methods: del, path: "/v1/server/ha/nodes/{id}/maintenance", role: Operator, anyNode: true, handle: deleteMaintenance},
+		{methods: get, path: "/v1/server/ha/operations/{id}", role: Viewer, handle: getOperation},
 		{methods: get, path: "/v1/server/ha/term", role: Viewer, health: true, handle: getTerm},
 		{methods: get, path: "/v1/server/ha/term/check", role: Viewer, health: true, handle: checkTerm},
 
@@ -103,6 +115,8 @@ func routes() []route {
 var (
 	get   = []string{http.MethodGet, http.MethodHead}
 	post  = []string{http.MethodPost}
+	put   = []string{http.MethodPut}
+	del   = []string{http.MethodDelete}
 	probe = []string{http.MethodGet, http.MethodHead, http.MethodOptions}
 )
 

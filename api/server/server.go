@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/mux"
@@ -70,6 +71,7 @@ type server struct {
 	opt      Options
 	auditLog *zap.Logger
 	nudges   limiter
+	watchers atomic.Int64 // of events
 	logins   logins
 	rates    rates
 	foreign  *http.CrossOriginProtection
@@ -234,9 +236,11 @@ func (s *server) receive(w http.ResponseWriter, rt route, r *http.Request, write
 	return nil
 }
 
-func isForm(ctype string) bool {
+func isForm(ctype string) bool { return isMedia(ctype, "application/x-www-form-urlencoded") }
+
+func isMedia(ctype, want string) bool {
 	t, _, err := mime.ParseMediaType(ctype)
-	return err == nil && t == "application/x-www-form-urlencoded"
+	return err == nil && t == want
 }
 
 // recoverFrom keeps one broken handler from taking the node down, which would

@@ -166,6 +166,9 @@ type streamsKey struct{}
 func (s *server) sendStream(w http.ResponseWriter, r *http.Request, resp response) {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
+	if resp.done != nil {
+		defer resp.done()
+	}
 	if streams, ok := ctx.Value(streamsKey{}).(context.Context); ok {
 		defer context.AfterFunc(streams, cancel)() //nolint:contextcheck // it ends with the server, ctx with the client
 	}

@@ -65,6 +65,11 @@ type PlaneStates struct {
 	Nodes    map[string]Node   `json:"nodes"`             // by node id
 	Fencing  []Fencing         `json:"fencing,omitempty"` // what the answering node is doing, or its service waits for; left out when that is nothing
 	Links    map[string]string `json:"links"`             // always {}: Brooklyn's clients expect it
+
+	// Left out when there is nothing to say.
+	Operations []Operation `json:"operations,omitempty"` // planned, under way or in force
+	Flapping   bool        `json:"flapping,omitempty"`   // the mastership moved too often: automatic moves are held until an ack
+	FailbackTo string      `json:"failbackTo,omitempty"` // of the master: a node of higher priority could take over
 }
 
 // Node is one node of PlaneStates. The first six fields are Brooklyn's.
@@ -174,10 +179,11 @@ type Reign struct {
 	Node        string     `json:"node"`
 	Incarnation string     `json:"incarnation"`
 	From        time.Time  `json:"from"`
-	To          *time.Time `json:"to"`        // null while it lasts or when its end was not observed
-	Reason      string     `json:"reason"`    // why it began: birth, released, silent, same-node, switchover, force
-	EndReason   *string    `json:"endReason"` // why it ended
-	Actor       *string    `json:"actor"`     // who asked for it, when somebody did
+	To          *time.Time `json:"to"`             // null while it lasts or when its end was not observed
+	Code        string     `json:"code,omitempty"` // why it began: birth, released, silent, same-node, named, switchover, failover, step-down, force, rollback
+	Reason      string     `json:"reason"`         // the same in words
+	EndReason   *string    `json:"endReason"`      // why it ended
+	Actor       *string    `json:"actor"`          // who asked for it, when somebody did
 	PhasesMs    Phases     `json:"phasesMs"`
 	Fencing     []Fencing  `json:"fencing,omitempty"` // what was done to former masters before its service started
 }

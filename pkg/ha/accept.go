@@ -52,6 +52,8 @@ func (r OperationRequest) validate(now time.Time) error {
 		return usage("ttl: %v is not between 0 and a year", r.TTL)
 	case r.TTL != 0 && r.Kind != OpPause && r.Kind != OpMaintenance:
 		return usage("ttl: a %s does not stand for a while", r.Kind)
+	case r.HoldOff != 0 && r.Kind != OpStepDown:
+		return usage("holdOff: only a step-down holds the old master off")
 	case r.HoldOff < 0 || r.HoldOff > maxHoldOff:
 		return usage("holdOff: %v is not between 0 and %v", r.HoldOff, maxHoldOff)
 	case len(r.Reason) > maxReason || control(r.Reason):
@@ -85,7 +87,7 @@ func (n *Node) Operate(ctx context.Context, r OperationRequest) (Operation, erro
 		return Operation{}, err
 	}
 	s := n.Status()
-	if r.Kind.moves() && !r.DryRun || r.Kind == OpResume {
+	if !r.DryRun {
 		if err := n.ops.clear(ctx, r); err != nil {
 			return Operation{}, err
 		}
@@ -105,10 +107,14 @@ func (n *Node) Operate(ctx context.Context, r OperationRequest) (Operation, erro
 		op.Until = &until
 	}
 	if r.DryRun {
-		op.To, _ = n.ops.target(s, op)
+		op.State = OpDryRun
+		if r.Kind.moves() {
+			op.To, _ = n.ops.target(s, op)
+		}
 		return op, nil
 	}
-	return op, n.ops.submit(ctx, &op)
+	err := n.ops.submit(ctx, &op)
+	return op, err
 }
 
 func disabledError() error {
@@ -147,6 +153,9 @@ func (o *operations) tell(ctx context.Context) {
 // clear looks for what is in the way of a request. A resume takes back the
 // pauses that stand.
 func (o *operations) clear(ctx context.Context, r OperationRequest) error {
+	if !r.Kind.moves() && r.Kind != OpResume {
+		return nil
+	}
 	ops, err := o.requests(ctx)
 	if err != nil {
 		return fmt.Errorf("the store did not say what is under way: %w", err)

@@ -75,6 +75,9 @@ func (n *Node) Happened(after uint64) ([]PlaneEvent, <-chan struct{}) {
 	f := n.chronicle
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if after > f.last {
+		after = 0 // it is of a former run of this node
+	}
 	skip := len(f.ring)
 	for skip > 0 && f.ring[skip-1].Seq > after {
 		skip--

@@ -52,6 +52,7 @@ const (
 	OpFailed     OperationState = "failed"      // nothing has moved; the reasons say why
 	OpRolledBack OperationState = "rolled-back" // the target did not come in time and another node took the term
 	OpCancelled  OperationState = "cancelled"   // by an operator, before it began
+	OpDryRun     OperationState = "dry-run"     // never asked for: it would be taken
 )
 
 // Ended reports whether nothing more will come of the operation.

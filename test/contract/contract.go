@@ -33,6 +33,11 @@ var Document = sync.OnceValues(func() (*openapi3.T, error) {
 	return doc, nil
 })
 
+func init() {
+	// The document can only say that it is text.
+	openapi3filter.RegisterBodyDecoder("text/event-stream", openapi3filter.PlainBodyDecoder)
+}
+
 // Exchange is one request and its answer.
 type Exchange struct {
 	Request *http.Request // its body is not looked at
