@@ -178,9 +178,10 @@ func call[T any](ctx context.Context, n *lane, what string, f func(*session) (T,
 	}
 	done := make(chan result, 1)
 	var left atomic.Bool
+	var asked atomic.Int32
 	go func() {
 		var r result
-		r.err = n.attempt(ctx, what, func(s *session) (err error) {
+		r.err = n.attempt(ctx, what, &asked, func(s *session) (err error) {
 			r.val, err = f(s)
 			return err
 		})
@@ -202,6 +203,7 @@ func call[T any](ctx context.Context, n *lane, what string, f func(*session) (T,
 		return r.val, r.err
 	default:
 	}
+	n.link.demote(ctx, int(asked.Load())) // the worker would be too late for the next call
 	return none, n.link.silent(ctx, what)
 }
 
@@ -211,11 +213,13 @@ func (n *lane) do(ctx context.Context, what string, f func(*session) error) erro
 	return err
 }
 
-// attempt asks one NameNode after the other until one is active.
-func (n *lane) attempt(ctx context.Context, what string, f func(*session) error) error {
+// attempt asks one NameNode after the other until one is active. It leaves in
+// asked which one it is at.
+func (n *lane) attempt(ctx context.Context, what string, asked *atomic.Int32, f func(*session) error) error {
 	var said []string
 	var last error
 	for i, at := range n.link.order() {
+		asked.Store(int32(at)) //nolint:gosec // a handful
 		s, err := n.take(ctx, at, len(n.link.addresses)-i)
 		if err == nil {
 			stop := s.during(ctx)

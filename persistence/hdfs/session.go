@@ -243,8 +243,8 @@ func (c *conn) fail(err error) error {
 // Read implements net.Conn.
 func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
-	if err == nil {
-		err = c.follow(p[:n])
+	if ferr := c.follow(p[:n]); ferr != nil {
+		return 0, c.fail(ferr) // with a length in hand the reader would make room for so much
 	}
 	if err != nil {
 		return n, c.fail(err)
