@@ -18,7 +18,7 @@ import (
 func openStore(loc config.Location, warn func(string), count ...func(string)) (persistence.Store, error) {
 	switch loc.Scheme {
 	case "file":
-		return posix.Open(loc.Path, posix.Options{Warn: warn})
+		return opened(posix.Open(loc.Path, posix.Options{Warn: warn}))
 	case "s3":
 		o := s3Options(loc.S3)
 		o.Count = func(kind string) {
@@ -26,14 +26,22 @@ func openStore(loc config.Location, warn func(string), count ...func(string)) (p
 				f(kind)
 			}
 		}
-		return s3.Open(loc.Host, loc.Path, o)
+		return opened(s3.Open(loc.Host, loc.Path, o))
 	case "hdfs":
-		return hdfs.Open(loc.Host, loc.Path, hdfs.Options{
+		return opened(hdfs.Open(loc.Host, loc.Path, hdfs.Options{
 			ConfDir: loc.HDFS.ConfDir, User: loc.HDFS.User, Kerberos: hdfs.Kerberos(loc.HDFS.Kerberos), Warn: warn,
-		})
+		}))
 	default:
 		return nil, fmt.Errorf("%w: no location: persistMode is DISABLED", persistence.Unsupported)
 	}
+}
+
+// opened makes of no store at all a nil that compares as one.
+func opened[S persistence.Store](s S, err error) (persistence.Store, error) {
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 func s3Options(c config.S3) s3.Options {

@@ -203,7 +203,7 @@ func (l *link) verdictOn(err error) verdict {
 	case l.tickets != nil && strings.Contains(text, "SASL handshake"):
 		return verdict{persistence.Denied, l.tickets.remedy(err)}
 	case strings.Contains(text, "Unknown protocol"), strings.Contains(text, "RpcNoSuchProtocolException"):
-		return verdict{persistence.Unsupported, "this is another part of Hadoop than a NameNode; name the NameNode's RPC port, or the nameservice"}
+		return verdict{persistence.Unsupported, otherPart}
 	case strings.Contains(text, "AuthorizationException"):
 		return verdict{persistence.Denied, fmt.Sprintf("allow %s in hadoop-policy.xml (security.client.protocol.acl)", l.who())}
 	}
@@ -220,6 +220,7 @@ type rule struct {
 
 // rules are tried in order.
 var rules = []rule{
+	{"RpcNoSuchProtocolException", "", persistence.Unsupported, otherPart},
 	{"SafeModeException", "", persistence.ReadOnly, safeMode},
 	{"RetriableException", "safe mode", persistence.ReadOnly, safeMode},
 	{"NSQuotaExceededException", "", persistence.Full, "raise the limit of names with 'hdfs dfsadmin -setQuota', or remove files there"},
@@ -236,6 +237,8 @@ var rules = []rule{
 	{"RetriableException", "", persistence.Unknown, "this passes by itself as a rule; if it lasts, look at the NameNode's log"},
 	{"ServerTooBusyException", "", persistence.Throttled, "the NameNode has too much to do; raise ha.heartbeatInterval, or dfs.namenode.handler.count"},
 }
+
+const otherPart = "this is another part of Hadoop than a NameNode; name the NameNode's RPC port, or the nameservice"
 
 const safeMode = "the NameNode is in safe mode and takes no changes: wait until it has heard of enough blocks, or look why not with 'hdfs dfsadmin -safemode get'; 'hdfs dfsadmin -safemode leave' ends one that somebody began"
 

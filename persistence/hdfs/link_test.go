@@ -80,11 +80,13 @@ func TestNobodyAnswers(t *testing.T) {
 	address, taken := server(t, func(net.Conn) {})
 	s := openAt(t, address)
 	for name, f := range map[string]func(ctx context.Context) error{
-		"read":   func(ctx context.Context) error { _, err := s.Read(ctx); return err },
-		"cas":    func(ctx context.Context) error { _, err := s.CAS(ctx, "u1.a", []byte("u1.b")); return err },
-		"init":   func(ctx context.Context) error { return s.Init(ctx, []byte("u1.c")) },
-		"put":    func(ctx context.Context) error { return s.Put(ctx, "k", strings.NewReader("x"), 1) },
-		"big":    func(ctx context.Context) error { return s.Put(ctx, "k", strings.NewReader(strings.Repeat("x", 9<<10)), -1) },
+		"read": func(ctx context.Context) error { _, err := s.Read(ctx); return err },
+		"cas":  func(ctx context.Context) error { _, err := s.CAS(ctx, "u1.a", []byte("u1.b")); return err },
+		"init": func(ctx context.Context) error { return s.Init(ctx, []byte("u1.c")) },
+		"put":  func(ctx context.Context) error { return s.Put(ctx, "k", strings.NewReader("x"), 1) },
+		"big": func(ctx context.Context) error {
+			return s.Put(ctx, "k", strings.NewReader(strings.Repeat("x", 9<<10)), -1)
+		},
 		"get":    func(ctx context.Context) error { _, err := s.Get(ctx, "k"); return err },
 		"list":   func(ctx context.Context) error { _, err := s.List(ctx, "", ""); return err },
 		"delete": func(ctx context.Context) error { return s.Delete(ctx, "k") },

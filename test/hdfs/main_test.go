@@ -40,6 +40,15 @@ func rounds(short, long int) int {
 	return short
 }
 
+// alongside lets the short forms of tests that leave the NameNodes alone run
+// beside each other, after the others. The full ones have figures to measure.
+func alongside(t *testing.T) {
+	t.Helper()
+	if !full() {
+		t.Parallel()
+	}
+}
+
 // startWithin bounds the start of a cluster, on a busy machine that formats it
 // for the first time.
 const startWithin = 3 * time.Minute
@@ -129,7 +138,7 @@ func newDir(t *testing.T, c *cluster.Cluster, owner string) string {
 		if err := client.MkdirAll(dir, 0o755); err != nil || owner == "" {
 			return err
 		}
-		return client.Chown(dir, owner, "")
+		return client.Chown(dir, owner, "supergroup")
 	})
 	return dir
 }

@@ -18,7 +18,7 @@ import (
 func TestSpending(t *testing.T) {
 	c := hdfsCluster(t)
 	// The short form has shorter heartbeats, and not more per heartbeat.
-	preset, rest, length := "fast", 8*time.Second, 15*time.Second
+	preset, rest, length := "fast", 6*time.Second, 10*time.Second
 	if full() {
 		preset, rest, length = "default", 30*time.Second, 3*time.Minute
 	}

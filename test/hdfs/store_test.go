@@ -32,6 +32,7 @@ func admin(t *testing.T, c *cluster.Cluster, f func(*lib.Client) error) {
 }
 
 func TestConformance(t *testing.T) {
+	alongside(t)
 	c := hdfsCluster(t)
 	storetest.Run(t, func(t *testing.T) (a, b persistence.Store) {
 		t.Helper()
@@ -42,6 +43,7 @@ func TestConformance(t *testing.T) {
 
 // TestVerify: a real HDFS passes what an operator's check asks for.
 func TestVerify(t *testing.T) {
+	alongside(t)
 	c := hdfsCluster(t)
 	st := open(t, c, newDir(t, c, ""))
 	defer st.Close()

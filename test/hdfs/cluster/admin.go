@@ -19,9 +19,12 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// haProtocol is what `hdfs haadmin` speaks. It is spoken here rather than by
-// that program because a JVM takes longer to begin than a failover may.
-const haProtocol = "org.apache.hadoop.ha.HAServiceProtocol"
+// What `hdfs haadmin` and `hdfs dfsadmin` speak. It is spoken here rather than by
+// these programs because a JVM takes longer to begin than a failover may.
+const (
+	haProtocol     = "org.apache.hadoop.ha.HAServiceProtocol"
+	clientProtocol = "org.apache.hadoop.hdfs.protocol.ClientProtocol"
+)
 
 // by is HAStateChangeRequestInfoProto with REQUEST_BY_USER.
 func by() []byte {
@@ -34,7 +37,7 @@ func by() []byte {
 func (c *Cluster) Activate(ctx context.Context, d *Daemon) error {
 	var err error
 	for { // it refuses until it has read its image
-		if _, err = call(ctx, d, "transitionToActive", by()); err == nil {
+		if _, err = call(ctx, d, haProtocol, "transitionToActive", by()); err == nil {
 			return nil
 		}
 		select {
@@ -55,7 +58,7 @@ func (c *Cluster) Failover(ctx context.Context) (now *Daemon, err error) {
 		quick, cancel := context.WithTimeout(ctx, time.Second)
 		state, err := c.State(quick, d)
 		if err == nil && state == "active" {
-			_, err = call(quick, d, "transitionToStandby", by())
+			_, err = call(quick, d, haProtocol, "transitionToStandby", by())
 			now = c.Other(d)
 		}
 		cancel()
@@ -84,7 +87,7 @@ func (c *Cluster) State(ctx context.Context, d *Daemon) (string, error) {
 	if c.settings.Single {
 		return "active", nil
 	}
-	resp, err := call(ctx, d, "getServiceStatus", nil)
+	resp, err := call(ctx, d, haProtocol, "getServiceStatus", nil)
 	if err != nil {
 		return "", err
 	}
@@ -97,9 +100,30 @@ func (c *Cluster) State(ctx context.Context, d *Daemon) (string, error) {
 	return states[v], nil
 }
 
+// SafeMode has a NameNode take no changes, or take them again.
+func (c *Cluster) SafeMode(ctx context.Context, d *Daemon, on bool) error {
+	const leave, enter = 1, 2
+	action := uint64(leave)
+	if on {
+		action = enter
+	}
+	_, err := call(ctx, d, clientProtocol, "setSafeMode", protowire.AppendVarint(protowire.AppendTag(nil, 1, protowire.VarintType), action))
+	return err
+}
+
+// Quota limits the names at and beneath a directory; the space stays as it is.
+func (c *Cluster) Quota(ctx context.Context, d *Daemon, dir string, names uint64) error {
+	const asItIs = 1<<63 - 1
+	args := protowire.AppendString(protowire.AppendTag(nil, 1, protowire.BytesType), dir)
+	args = protowire.AppendVarint(protowire.AppendTag(args, 2, protowire.VarintType), names)
+	args = protowire.AppendVarint(protowire.AppendTag(args, 3, protowire.VarintType), asItIs)
+	_, err := call(ctx, d, clientProtocol, "setQuota", args)
+	return err
+}
+
 // call is one request of Hadoop's RPC, version 9, without authentication, on a
 // connection of its own. args is the encoded message.
-func call(ctx context.Context, d *Daemon, method string, args []byte) ([]byte, error) {
+func call(ctx context.Context, d *Daemon, protocol, method string, args []byte) ([]byte, error) {
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "tcp", address(d.RPC))
 	if err != nil {
@@ -120,11 +144,11 @@ func call(ctx context.Context, d *Daemon, method string, args []byte) ([]byte, e
 	}
 	user := text(nil, 1, User)
 	about := protowire.AppendBytes(protowire.AppendTag(nil, 2, protowire.BytesType), user)
-	request := text(text(nil, 1, method), 2, haProtocol)
+	request := text(text(nil, 1, method), 2, protocol)
 	request = protowire.AppendVarint(protowire.AppendTag(request, 3, protowire.VarintType), 1)
 
 	out := append([]byte("hrpc"), 9, 0, 0)
-	out = append(out, packet(header(-3), text(about, 3, haProtocol))...)
+	out = append(out, packet(header(-3), text(about, 3, protocol))...)
 	out = append(out, packet(header(1), request, args)...)
 	if _, err := conn.Write(out); err != nil {
 		return nil, err
