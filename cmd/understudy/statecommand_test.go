@@ -13,6 +13,7 @@ import (
 
 	"github.com/understudy-ha/understudy/api/server"
 	"github.com/understudy-ha/understudy/persistence/memory"
+	"github.com/understudy-ha/understudy/persistence/posix"
 	"github.com/understudy-ha/understudy/pkg/clock"
 	"github.com/understudy-ha/understudy/pkg/election"
 	"github.com/understudy-ha/understudy/pkg/ha"
@@ -132,4 +133,63 @@ func TestStateCommands(t *testing.T) {
 	cancel()
 	wait.Wait()
 	_, _ = r.Close(), w.Close()
+}
+
+// Dump and fsck look into the persisted state, with every daemon down.
+func TestStoreCommandsKnowTheState(t *testing.T) {
+	dir := t.TempDir()
+	understudy(t, 0, "init", "--location", dir)
+	store, err := posix.Open(dir, posix.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	timing, err := election.Derive(election.TimingRequest{Preset: "fast"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := ha.New(store, ha.Options{
+		Node: ha.NewNodeID(), Timing: timing, Clock: clock.Now, Persist: &ha.Persist{SnapshotSegments: 4, Retention: time.Hour},
+		OnReign: func(ctx context.Context, _ ha.Reign) error { <-ctx.Done(); return ctx.Err() },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wait sync.WaitGroup
+	wait.Go(func() {
+		if err := n.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	for n.State() != lease.StateMaster && t.Context().Err() == nil {
+		time.Sleep(2 * time.Millisecond)
+	}
+	for i := range 20 {
+		if _, err := n.Persisted().Put(ctx, "k", []byte{byte(i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cancel()
+	wait.Wait()
+	if out, _ := understudy(t, 0, "store", "fsck", dir); !strings.Contains(out, "1 keys, 2 bytes, up to transaction 2") {
+		t.Errorf("%s", out)
+	}
+	out, _ := understudy(t, 0, "store", "dump", dir)
+	if !strings.Contains(out, "log/0000000000") || !strings.Contains(out, "snapshot/0000000000") || !strings.Contains(out, "1 keys") {
+		t.Errorf("%s", out)
+	}
+	snaps, err := filepath.Glob(filepath.Join(dir, "state/snapshot/*"))
+	if err != nil || len(snaps) < 2 {
+		t.Fatal(snaps, err)
+	}
+	broken := snaps[len(snaps)-1]
+	if err := os.Truncate(broken, 30); err != nil {
+		t.Fatal(err)
+	}
+	if out, _ := understudy(t, 1, "store", "fsck", dir); !strings.Contains(out, filepath.Base(broken)) || !strings.Contains(out, "ends too early") {
+		t.Errorf("%s", out)
+	}
+	if err := store.Close(); err != nil {
+		t.Error(err)
+	}
 }

@@ -38,6 +38,9 @@ whether a node is alive is judged by the nodes themselves, not by these.`,
 				return err
 			}
 			d := dumpOf(p.Limits().URL, c, time.Now())
+			if d.State, err = dumpStateOf(cmd.Context(), p.Store, c, time.Now()); err != nil {
+				return err
+			}
 			return g.print(cmd, d, func(s *screen) { d.draw(s) })
 		},
 	}
@@ -53,6 +56,7 @@ type dump struct {
 	Requests []dumped     `json:"requests"`
 	// Operations are what masters wrote of requests, one entry per term.
 	Operations []dumped               `json:"operations"`
+	State      *dumpedState           `json:"state"` // null: nothing was ever persisted
 	Data       map[string]dumpedTotal `json:"data"`
 	Scratch    []dumpedScratch        `json:"scratch"`
 	Foreign    []string               `json:"foreign"`
@@ -197,6 +201,7 @@ func (d dump) draw(s *screen) {
 	for _, prefix := range slices.Sorted(maps.Keys(d.Data)) {
 		s.printf("\n%s: %d objects, %d bytes\n", strings.TrimSuffix(prefix, "/"), d.Data[prefix].Objects, d.Data[prefix].Bytes)
 	}
+	d.State.draw(s)
 	for _, e := range d.Scratch {
 		s.printf("\nscratch: %s, %s old\n", printable(e.Name), age(e.AgeMs))
 	}

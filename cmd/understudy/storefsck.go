@@ -33,7 +33,8 @@ func newStoreFsckCommand(g *globals) *cobra.Command {
 		Use:   "fsck LOCATION",
 		Short: "Read everything in a location and report what is wrong with it",
 		Long: `Read everything in a location and report what is wrong with it: the register,
-the nodes' records, the history, what was left behind and what does not belong
+the nodes' records, the history, every segment and snapshot of the persisted
+state, what was left behind and what does not belong
 there. It repairs nothing. With --remove-scratch it removes scratch areas that
 checks of the store have left behind, and nothing else.
 
@@ -58,7 +59,9 @@ Exit codes: 0 nothing found, 1 something to look at, 4 the store did not answer.
 					return err
 				}
 			}
-			r.check(c, p.Limits().Warnings)
+			if err := r.check(cmd.Context(), p.Store, c); err != nil {
+				return err
+			}
 			if err := g.print(cmd, r, r.draw); err != nil {
 				return err
 			}
@@ -101,12 +104,16 @@ func (r *fsckReport) add(name string, g persistence.Grade, remedy, format string
 	r.Checks = append(r.Checks, persistence.Finding{Name: name, Status: g, Detail: fmt.Sprintf(format, args...), Remedy: remedy})
 }
 
-func (r *fsckReport) check(c *ha.Contents, warnings []string) {
+func (r *fsckReport) check(ctx context.Context, store persistence.Store, c *ha.Contents) error {
 	r.checkRegister(c)
 	r.checkNodes(c)
 	r.checkHistory(c)
-	r.checkRest(c, warnings)
+	if err := r.checkState(ctx, store, c); err != nil {
+		return err
+	}
+	r.checkRest(c, store.Limits().Warnings)
 	r.Clean = !slices.ContainsFunc(r.Checks, func(f persistence.Finding) bool { return f.Status != persistence.GradeOK })
+	return nil
 }
 
 const repairRemedy = "stop every node, then: understudy store repair LOCATION --min-term %d --plane PLANE"

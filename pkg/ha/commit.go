@@ -212,7 +212,9 @@ func (k *keeper) beginClean(ctx context.Context, term lease.Term) bool {
 func (k *keeper) write(ctx context.Context, h *held, g *journal.Segment) (*journal.State, error) {
 	g.WallMs = time.Now().UnixMilli()
 	b := g.Encode()
-	if err := k.store(ctx, journal.SegmentKey(g.Head), b); err != nil {
+	if k.opts.without == withoutPut {
+		k.beside.Go(func() { _ = k.n.store.Put(ctx, journal.SegmentKey(g.Head), bytes.NewReader(b), int64(len(b))) })
+	} else if err := k.store(ctx, journal.SegmentKey(g.Head), b); err != nil {
 		if ctx.Err() != nil {
 			return nil, ErrNotMaster // the reign is over
 		}
@@ -223,6 +225,10 @@ func (k *keeper) write(ctx context.Context, h *held, g *journal.Segment) (*journ
 		return nil, fmt.Errorf("the change was not made: %w", err)
 	}
 	k.beganAt = time.Now()
+	if k.opts.without == withoutFence {
+		k.held.Store(&held{next, h.term})
+		return next, nil
+	}
 	k.n.send(election.Commit{Term: h.term, Pred: g.Pred, Head: g.Head})
 	for {
 		select {
@@ -239,6 +245,9 @@ func (k *keeper) write(ctx context.Context, h *held, g *journal.Segment) (*journ
 			case election.Refused:
 				return nil, ErrNotMaster
 			case election.Undecided:
+				if k.opts.without == withoutUndecided {
+					return nil, ErrNotMaster
+				}
 			}
 			return nil, ErrUnknown
 		case <-k.n.done:

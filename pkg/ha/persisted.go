@@ -61,7 +61,21 @@ type Persist struct {
 	// made; 0: by the size of the last one. For tests.
 	SnapshotSegments int
 	SnapshotBytes    int64
+
+	without rule // tests only
 }
+
+// rule is a rule of the persisted state that a test can remove, to show what it
+// is for.
+type rule int
+
+const (
+	withoutNothing   rule = iota
+	withoutPut            // the register may name a segment that is not confirmed to be durable
+	withoutFence          // a change counts once its segment is durable
+	withoutUndecided      // a commit whose outcome is not known is told to have failed
+	withoutChain          // collection goes by a snapshot that no segment refers to yet
+)
 
 // State is the persisted state of the plane, as this node may use it: the
 // master reads and writes, hot standbys and backups read. Methods may be called

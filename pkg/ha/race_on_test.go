@@ -2,5 +2,5 @@
 
 package ha_test
 
-// many nodes; fewer where each step costs ten times as much.
+// many nodes, or worlds; fewer where each step costs ten times as much.
 const many = 20

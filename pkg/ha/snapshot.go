@@ -57,6 +57,11 @@ func (k *keeper) maySnapshot(s *journal.State) {
 			k.ready = head
 		}
 		k.mu.Unlock()
+		if k.opts.without == withoutChain && err == nil {
+			unchained := *s
+			unchained.Previous = head
+			k.collect(&unchained)
+		}
 		if err != nil && ctx.Err() == nil {
 			k.n.log.Warn("a snapshot of the persisted state could not be written; the log is kept, and it is tried again", zap.Error(err))
 			return

@@ -52,6 +52,8 @@ type Loader struct {
 	Limit time.Duration
 	// Workers read segments ahead; 0: 8.
 	Workers int
+
+	avoid lease.Head // a snapshot that is not to be used
 }
 
 // aheadBytes bounds what is read ahead of the chain.
@@ -142,6 +144,9 @@ func (w *walk) back(ctx context.Context, head lease.Head) (*State, error) {
 	// Where to begin, the best first: what the caller has, a snapshot, the one
 	// before it, the beginning.
 	snapshots := []lease.Head{first.Snapshot, first.Previous}
+	if first.Snapshot == w.l.avoid {
+		snapshots = snapshots[1:]
+	}
 	if w.from != nil {
 		if w.from.Head.Seq < first.Previous.Seq || w.from.Head.Seq >= head.Seq {
 			return nil, errElsewhere
