@@ -177,6 +177,18 @@ func (s *State) Txn(ctx context.Context, t journal.Txn) (uint64, error) {
 	return s.k.submit(ctx, t)
 }
 
+// OwnTxn is Txn for the keys that are Understudy's own (journal.Reserved), such
+// as the index of artifacts.
+func (s *State) OwnTxn(ctx context.Context, t journal.Txn) (uint64, error) {
+	if s.k.opts == nil {
+		return 0, ErrNoState
+	}
+	if err := t.Check(); err != nil {
+		return 0, err
+	}
+	return s.k.submit(ctx, t)
+}
+
 // Watch returns a watcher of the transactions after number since that change a
 // key with the prefix.
 func (s *State) Watch(prefix string, since uint64) (*Watcher, error) {

@@ -97,6 +97,7 @@ func (s *Supervisor) finishRun(e ending) {
 	switch {
 	case t.run == 0: // between two runs
 		s.stopTimer()
+		s.cancelChecks()
 		t.ending = &e
 		s.ended()
 	case !t.alive: // its tree is being ended

@@ -1,6 +1,7 @@
 package supervise
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -33,6 +34,11 @@ const (
 type Options struct {
 	// Command is the service, exec form. Required.
 	Command []string
+	// Prepare returns Command as it is to be run this time, and makes sure that
+	// what it names is there: it is called before each run, with the start
+	// timeout as its limit, beside everything else. An error fails the start.
+	// Nil: Command is run as it stands.
+	Prepare func(ctx context.Context) ([]string, error)
 	// Dir is the working directory; empty: that of this process.
 	Dir string
 	// Env is the environment that the HA_ variables are added to; nil means

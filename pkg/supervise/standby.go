@@ -62,7 +62,7 @@ func (s *Supervisor) openStandby(ctx context.Context) error {
 	o.Command, o.StandbyCommand, o.StopCommand, o.Probe, o.Checks = s.o.StandbyCommand, nil, nil, nil, nil
 	o.DataDir, o.Lock, o.Ready = dir, lock, Check{}
 	o.Restart, o.MaxRestarts = RestartAlways, int(standbyRun/time.Second)
-	o.ReleaseArgv, o.ReleaseStdin, o.Subreaper, o.Delegates = nil, nil, false, false
+	o.ReleaseArgv, o.ReleaseStdin, o.Subreaper, o.Delegates, o.Prepare = nil, nil, false, false, nil
 	o.LeaseFile, o.Finals, o.Floating = "", guard.Finals{}, nil // of the service
 	o.OutputPath, o.Stdout, o.Stderr = "", s.gopt.Stdout, s.gopt.Stderr
 	o.state, o.sole = lease.StateHotStandby, &s.sole

@@ -374,8 +374,18 @@ func (s *Supervisor) begin() {
 	s.launch(phaseStarting)
 }
 
-// launch asks the guard for a run of the service in the present term.
+// launch starts a run of the service in the present term, once what it needs
+// is there.
 func (s *Supervisor) launch(phase string) {
+	if s.o.Prepare != nil {
+		s.prepare(phase)
+		return
+	}
+	s.runArgv(phase, s.o.Command)
+}
+
+// runArgv asks the guard for a run in the present term.
+func (s *Supervisor) runArgv(phase string, argv []string) {
 	t := &s.term
 	if s.guard == nil {
 		s.fail("there is no guard process to start the service", -1)
@@ -384,7 +394,7 @@ func (s *Supervisor) launch(phase string) {
 	s.runs++
 	t.run, t.again = s.runs, false
 	s.show(phase, 0, "")
-	s.guard.Start(guard.Run{Term: t.order.Term, ID: t.run, Argv: s.o.Command, Env: t.env, Dir: s.o.Dir})
+	s.guard.Start(guard.Run{Term: t.order.Term, ID: t.run, Argv: argv, Env: t.env, Dir: s.o.Dir})
 	s.after(time.Until(t.startedBy), func() {
 		s.fail(fmt.Sprintf("the service did not start within startTimeout (%v)", s.o.StartTimeout), -1)
 	})
