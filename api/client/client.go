@@ -90,6 +90,8 @@ func New(endpoints []string, opt Options) (*Client, error) {
 			ForceAttemptHTTP2:   true,
 			MaxIdleConnsPerHost: 2,
 			IdleConnTimeout:     time.Minute,
+			// A long body is not sent before the node has said that it wants it.
+			ExpectContinueTimeout: c.opt.Timeout,
 		},
 		// A redirect names the MASTER; following it is the caller's choice.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },

@@ -53,6 +53,8 @@ type Options struct {
 	StoreRequests func() map[string]uint64
 	// State is the persisted state; nil: there is none.
 	State State
+	// Artifacts are the plane's large files; nil: there are none.
+	Artifacts Artifacts
 	// Service is the managed service; nil: there is none.
 	Service Service
 	// Wall is the wall clock, for the timestamps people read. nil: time.Now.
@@ -221,6 +223,9 @@ func (s *server) receive(w http.ResponseWriter, rt route, r *http.Request, write
 		// Nobody but the client itself may cut this answer off. Fails only with
 		// a ResponseWriter that has no deadlines to begin with.
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(slowLimit))
+	}
+	if rt.limit < 0 && r.Body != nil && r.Body != http.NoBody {
+		r.Body = idling{r.Body, http.NewResponseController(w)}
 	}
 	if !write || rt.raw {
 		return nil

@@ -125,6 +125,20 @@ type StateChange struct {
 	Value   []byte `json:"value"` // base64; null when it was deleted
 }
 
+// ArtifactList is the answer of GET /v1/artifacts.
+type ArtifactList struct {
+	Artifacts []Artifact `json:"artifacts"` // in the order of their names
+}
+
+// Artifact is a large file that the service can have on whichever node is
+// MASTER.
+type Artifact struct {
+	Name   string    `json:"name"`
+	SHA256 string    `json:"sha256"` // of the content, 64 hexadecimal digits
+	Size   int64     `json:"size"`   // bytes
+	Pushed time.Time `json:"pushed"` // wall clock of the MASTER of that time
+}
+
 // Metrics is the answer of GET /v1/server/ha/metrics.
 type Metrics struct {
 	State            State            `json:"state"`

@@ -43,6 +43,8 @@ type daemon struct {
 	meter   meter
 	loc     config.Location
 	service ha.Service
+	// artifacts is nil for a node that persists nothing.
+	artifacts *artifacts
 	// supervisor is what service rests on; nil with service.none.
 	supervisor *supervise.Supervisor
 	leaseFile  string                                                                     // empty with service.none
@@ -104,6 +106,10 @@ func runNode(ctx context.Context, d *daemon) (err error) {
 	if d.supervisor != nil {
 		opt.Service = d.supervisor
 	}
+	if d.artifacts != nil {
+		d.artifacts.node = node
+		opt.Artifacts = d.artifacts
+	}
 	if d.hooks != nil {
 		opt.Collectors = append(opt.Collectors, hookMeter{d.hooks})
 	}
@@ -114,6 +120,9 @@ func runNode(ctx context.Context, d *daemon) (err error) {
 	defer stopRest()
 	standby.Go(func() { d.watchStandby(rest, node) })
 	standby.Go(func() { d.watchAccess(rest) })
+	if d.artifacts != nil {
+		standby.Go(func() { d.artifacts.run(rest) })
+	}
 	d.sayAccess()
 	manager := newNotifier(node, d.log)
 	watched.Go(func() { manager.run(watch) })
@@ -171,6 +180,9 @@ func (d *daemon) prepare(ctx context.Context) error {
 		return dataDirError(d.cfg.DataDir, err)
 	}
 	if err = d.openStore(ctx); err != nil {
+		return err
+	}
+	if err = d.openArtifacts(ctx); err != nil {
 		return err
 	}
 	l := d.store.Limits()
@@ -406,6 +418,9 @@ func (d *daemon) close() error {
 	d.closeHooks()
 	if d.service != nil {
 		errs = append(errs, d.service.Close())
+	}
+	if d.artifacts != nil {
+		errs = append(errs, d.artifacts.close())
 	}
 	if d.store != nil {
 		errs = append(errs, d.store.Close())

@@ -68,6 +68,7 @@ Exit codes: 0 done, 1 failed or "no", 2 usage or bad configuration,
 	root.MarkFlagsRequiredTogether("client-cert", "client-key")
 
 	root.AddCommand(
+		newArtifactCommand(g),
 		newConfigCommand(g),
 		newDemoCommand(),
 		newDemoServiceCommand(),

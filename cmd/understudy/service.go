@@ -71,6 +71,9 @@ func (d *daemon) newService(ctx context.Context) (ha.Service, error) {
 		Floating:       d.floating(), AddressLifetime: d.timing.Timeout,
 		Log: d.log,
 	}
+	if a := d.artifacts; a != nil && len(a.names) > 0 {
+		o.Prepare = a.command
+	}
 	if !d.passOutput {
 		o.OutputPath = s.Output
 		if o.OutputPath == "" {

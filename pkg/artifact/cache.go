@@ -128,7 +128,7 @@ func (c *Cache) fetch(ctx context.Context, d Digest, size int64, fetch Fetch) er
 	if err := c.makeRoom(size); err != nil {
 		return err
 	}
-	if err := fill(ctx, f, d, size, fetch); err != nil {
+	if err := Complete(ctx, f, d, size, fetch); err != nil {
 		return c.explain(err)
 	}
 	if err := errors.Join(f.Chmod(fileMode), f.Sync(), os.Rename(path, final)); err != nil {
@@ -137,9 +137,11 @@ func (c *Cache) fetch(ctx context.Context, d Digest, size int64, fetch Fetch) er
 	return c.explain(syncDir(c.dir))
 }
 
-// fill completes the part in f. If it turns out wrong and was begun by somebody
-// else, it is fetched anew from its beginning.
-func fill(ctx context.Context, f *os.File, d Digest, size int64, fetch Fetch) error {
+// Complete fetches what is missing of the content of which f holds the first
+// part, and verifies all of it. If what f holds turns out wrong, everything is
+// fetched anew. What was fetched before an error stays in f, to be gone on with,
+// unless it is ErrCorrupt.
+func Complete(ctx context.Context, f *os.File, d Digest, size int64, fetch Fetch) error {
 	fi, err := f.Stat()
 	if err != nil {
 		return err

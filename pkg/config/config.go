@@ -39,6 +39,7 @@ type Config struct {
 	WatchdogDevice       string      `yaml:"watchdogDevice"`
 	Fencing              Fencing     `yaml:"fencing"`
 	Hooks                Hooks       `yaml:"hooks"`
+	Artifacts            Artifacts   `yaml:"artifacts"`
 	State                State       `yaml:"state"`
 	Store                Store       `yaml:"store"`
 	Log                  Log         `yaml:"log"`
@@ -353,6 +354,13 @@ type S3 struct {
 	CAFile    string `yaml:"caFile"`
 }
 
+// Artifacts is the section "artifacts": large files for the service.
+type Artifacts struct {
+	Root      string `yaml:"root"`      // as persistenceDir; empty: beside the persisted state
+	CacheDir  string `yaml:"cacheDir"`  // local; empty: DataDir/artifacts
+	CacheSize Size   `yaml:"cacheSize"` // of the local copies
+}
+
 // State is the section "state": of the persisted state.
 type State struct {
 	Retention time.Duration `yaml:"retention"` // what nobody needs is kept for so long
@@ -429,9 +437,10 @@ func Default() *Config {
 			OnStoreBack:     Hook{Timeout: 10 * time.Second},
 			GuardStop:       Hook{Timeout: 10 * time.Second},
 		},
-		State: State{Retention: 24 * time.Hour},
-		Store: Store{S3: S3{PathStyle: "auto", SSE: "none"}},
-		Log:   Log{Level: "info", Format: "console"},
+		Artifacts: Artifacts{CacheSize: 10 << 30},
+		State:     State{Retention: 24 * time.Hour},
+		Store:     Store{S3: S3{PathStyle: "auto", SSE: "none"}},
+		Log:       Log{Level: "info", Format: "console"},
 	}
 }
 
@@ -493,6 +502,27 @@ func (c *Config) Location() (Location, error) {
 		optionsOfHDFS.fill(&loc.HDFS, &c.Store.HDFS)
 	}
 	return loc, err
+}
+
+// ArtifactsLocation is where the bytes of artifacts lie, beneath "artifacts/":
+// artifacts.root, or Location. own says that it is the former.
+func (c *Config) ArtifactsLocation() (loc Location, own bool, err error) {
+	if c.Artifacts.Root == "" {
+		loc, err = c.Location()
+		return loc, false, err
+	}
+	other := *c
+	other.PersistMode, other.PersistenceDir = PersistAuto, c.Artifacts.Root
+	loc, err = other.Location()
+	return loc, true, err
+}
+
+// ArtifactsCache is the directory of this machine's copies of artifacts.
+func (c *Config) ArtifactsCache() string {
+	if c.Artifacts.CacheDir != "" {
+		return c.Artifacts.CacheDir
+	}
+	return filepath.Join(c.DataDir, "artifacts")
 }
 
 // URI is the address under which others reach this node: nodeUri, or made of

@@ -28,6 +28,7 @@ func (c *Config) Validate() (Warnings, error) {
 	v.auth()
 	v.access()
 	v.service()
+	v.artifacts()
 	v.addresses()
 	v.elastic()
 	v.watchdog()
