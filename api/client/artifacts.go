@@ -152,12 +152,6 @@ func (c *Client) answerTo(req *http.Request, endpoint string) (*answer, error) {
 	return readAnswer(resp, endpoint)
 }
 
-func (c *Client) authorise(req *http.Request) {
-	if c.opt.User != "" || c.opt.Password != "" {
-		req.SetBasicAuth(c.opt.User, c.opt.Password)
-	}
-}
-
 func readAnswer(resp *http.Response, endpoint string) (*answer, error) {
 	defer func() { _ = resp.Body.Close() }()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))

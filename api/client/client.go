@@ -259,13 +259,18 @@ func (c *Client) send(ctx context.Context, method, endpoint, path string, form u
 		// Who asks a node by its address means that node.
 		req.Header.Set(v1.HeaderAllowNonMaster, "true")
 	}
+	c.authorise(req)
+	return c.http.Do(req)
+}
+
+// authorise says who asks.
+func (c *Client) authorise(req *http.Request) {
 	switch {
 	case c.opt.Token != "":
 		req.Header.Set("Authorization", "Bearer "+c.opt.Token)
 	case c.opt.User != "" || c.opt.Password != "":
 		req.SetBasicAuth(c.opt.User, c.opt.Password)
 	}
-	return c.http.Do(req)
 }
 
 // maybeSent reports whether a request that failed may have arrived: not if

@@ -142,9 +142,7 @@ func (c *Client) write(ctx context.Context, method, uri string, header http.Head
 	}
 	req.Header = header.Clone()
 	req.Header.Set("Accept", "application/json, text/plain;q=0.5")
-	if c.opt.User != "" || c.opt.Password != "" {
-		req.SetBasicAuth(c.opt.User, c.opt.Password)
-	}
+	c.authorise(req)
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return nil, err

@@ -22,9 +22,9 @@ type response struct {
 }
 
 const (
-	typeJSON  = "application/json"
-	typeText  = "text/plain; charset=utf-8"
-	typeYAML  = "application/yaml"
+	typeJSON = "application/json"
+	typeText = "text/plain; charset=utf-8"
+	typeYAML = "application/yaml"
 )
 
 func text(status int, s string) response {

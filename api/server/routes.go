@@ -103,7 +103,7 @@ func routes() []route {
 		{methods: []string{http.MethodPut}, path: "/v1/state/{key}", role: Operator, health: true, deep: true, slow: true, raw: true, silent: true, limit: journal.MaxValue, handle: putKey},
 		{methods: []string{http.MethodDelete}, path: "/v1/state/{key}", role: Operator, health: true, deep: true, slow: true, silent: true, handle: deleteKey},
 
-		{methods: get, path: "/v1/artifacts", role: Viewer, handle: listArtifacts},
+		{methods: get, path: "/v1/artifacts", role: Operator, handle: listArtifacts},
 		{methods: get, path: "/v1/artifacts/{name}", role: Operator, handle: getArtifact},
 		{methods: []string{http.MethodPut}, path: "/v1/artifacts/{name}", role: Operator, slow: true, raw: true, limit: -1, handle: putArtifact},
 		{methods: []string{http.MethodDelete}, path: "/v1/artifacts/{name}", role: Operator, slow: true, handle: deleteArtifact},
