@@ -145,7 +145,7 @@ func (c *Client) answerTo(req *http.Request, endpoint string) (*answer, error) {
 	c.authorise(req)
 	// Who asks a node by its address means that node.
 	req.Header.Set(v1.HeaderAllowNonMaster, "true")
-	resp, err := c.http.Do(req)
+	resp, err := c.http.Do(req) //nolint:bodyclose // readAnswer closes it
 	if err != nil {
 		return nil, err
 	}

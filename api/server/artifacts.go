@@ -15,7 +15,6 @@ import (
 	"github.com/gorilla/mux"
 
 	"github.com/understudy-ha/understudy/api/v1"
-	"github.com/understudy-ha/understudy/persistence"
 	"github.com/understudy-ha/understudy/pkg/artifact"
 	"github.com/understudy-ha/understudy/pkg/ha"
 )
@@ -67,6 +66,7 @@ func noArtifacts() response {
 
 // artifactRefusal turns an error into an answer.
 func (s *server) artifactRefusal(r *request, err error) response {
+	trouble := artifact.TroubleOf(err)
 	switch {
 	case errors.Is(err, artifact.ErrNone):
 		return failure(http.StatusNotFound, err.Error(), "")
@@ -76,7 +76,7 @@ func (s *server) artifactRefusal(r *request, err error) response {
 		return failure(http.StatusGatewayTimeout, err.Error(), "")
 	case errors.Is(err, artifact.ErrCorrupt) && isWrite(r.Method):
 		return failure(http.StatusBadRequest, "the content is not what it was said to be; send it again", err.Error())
-	case errors.Is(err, artifact.ErrCorrupt), errors.Is(err, persistence.Absent):
+	case errors.Is(err, artifact.ErrCorrupt), trouble == artifact.Gone:
 		return failure(http.StatusInternalServerError, "the store does not have the content any more; push the artifact again", err.Error())
 	case errors.Is(err, ha.ErrNoState):
 		return noArtifacts()
@@ -84,9 +84,9 @@ func (s *server) artifactRefusal(r *request, err error) response {
 		return s.notMaster(r)
 	case errors.Is(err, ha.ErrNotHot):
 		return failure(http.StatusForbidden, err.Error(), "").with(v1.HeaderMaster, r.masterURI())
-	case errors.Is(err, persistence.Full):
+	case trouble == artifact.Full:
 		return failure(http.StatusInsufficientStorage, err.Error(), "")
-	case errors.Is(err, persistence.Unknown), errors.Is(err, persistence.Throttled), errors.Is(err, ha.ErrClosed):
+	case trouble == artifact.Unavailable, errors.Is(err, ha.ErrClosed):
 		return failure(http.StatusServiceUnavailable, err.Error(), "").with("Retry-After", "1")
 	}
 	return s.refusal(r, "do that with the artifact", err)
@@ -188,8 +188,9 @@ func copyBehind(w io.Writer, r io.Reader) error {
 // rangeFrom reads "bytes=N-". Any other range is answered with everything,
 // which is legal.
 func rangeFrom(h string, size int64) (offset int64, ok bool) {
-	digits, ok := strings.CutPrefix(h, "bytes=")
-	if digits, ok = strings.CutSuffix(digits, "-"); !ok {
+	digits, isBytes := strings.CutPrefix(h, "bytes=")
+	digits, toEnd := strings.CutSuffix(digits, "-")
+	if !isBytes || !toEnd {
 		return 0, false
 	}
 	n, err := strconv.ParseInt(digits, 10, 64)

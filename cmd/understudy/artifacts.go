@@ -162,7 +162,7 @@ func (a *artifacts) command(ctx context.Context) ([]string, error) {
 func (a *artifacts) await(ctx context.Context) (argv []string, release func(), err error) {
 	said := false
 	for {
-		argv, release, err = a.Depot.Command(ctx, a.d.cfg.Service.Command)
+		argv, release, err = a.Command(ctx, a.d.cfg.Service.Command)
 		if !errors.Is(err, artifact.ErrNone) {
 			return argv, release, err
 		}

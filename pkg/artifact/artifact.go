@@ -9,6 +9,8 @@ import (
 	"hash"
 	"io"
 	"time"
+
+	"github.com/understudy-ha/understudy/persistence"
 )
 
 // MaxName is the longest name of an artifact, in bytes.
@@ -26,6 +28,31 @@ var (
 	// not. Look at it to find out.
 	ErrUndecided = errors.New("outcome unknown")
 )
+
+// Trouble is what the store has to do with an error, for callers that do not
+// know stores.
+type Trouble int
+
+// The kinds of trouble.
+const (
+	NoTrouble   Trouble = iota // the store has nothing to do with it
+	Gone                       // the object that the index names is not there
+	Full                       // there is no space left
+	Unavailable                // it does not answer, or not now; try again
+)
+
+// TroubleOf tells what the store has to do with an error.
+func TroubleOf(err error) Trouble {
+	switch {
+	case errors.Is(err, persistence.Absent):
+		return Gone
+	case errors.Is(err, persistence.Full):
+		return Full
+	case errors.Is(err, persistence.Unknown), errors.Is(err, persistence.Throttled):
+		return Unavailable
+	}
+	return NoTrouble
+}
 
 // CheckName returns nil or an error that wraps ErrName.
 func CheckName(name string) error {

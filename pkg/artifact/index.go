@@ -32,7 +32,7 @@ type StateIndex struct {
 
 var _ Index = StateIndex{}
 
-// ErrReadOnly: this index can only be read.
+// ErrReadOnly says that this index can only be read.
 var ErrReadOnly = errors.New("the artifacts can only be read here; ask the master")
 
 // Get implements Index.

@@ -85,7 +85,7 @@ func (s *Supervisor) probe() {
 	s.show(phaseStarting, 0, "looking for a service that is running already")
 	s.wg.Go(func() {
 		err := o.Vacant(ctx)
-		s.ask(func() {
+		s.ask(func() { //nolint:contextcheck // what it begins ends with the term, not with this probe
 			switch {
 			case !s.term.active || s.term.order.Term != t:
 			case err != nil:
