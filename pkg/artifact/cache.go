@@ -85,7 +85,7 @@ func (c *Cache) look(ctx context.Context, d Digest, size int64) (*Local, error) 
 		if err != nil {
 			return nil, c.explain(err)
 		}
-		if err := lock(ctx, f, unix.LOCK_SH); err != nil {
+		if err := lockShared(ctx, f); err != nil {
 			return nil, errors.Join(err, f.Close())
 		}
 		if !isAt(f, path) { // removed between the two
@@ -116,11 +116,8 @@ func (c *Cache) fetch(ctx context.Context, d Digest, size int64, fetch Fetch) er
 		return c.explain(err)
 	}
 	defer f.Close() // closed below on the way to success
-	if err := lock(ctx, f, unix.LOCK_EX); err != nil {
-		return err
-	}
-	if !isAt(f, path) {
-		return nil // another process has brought it into its place; look again
+	if mine, err := lockPart(ctx, f, path); !mine || err != nil {
+		return err // another process has brought it into its place: look again
 	}
 	if _, err := os.Stat(final); err == nil { // so it has, before we made ours
 		return c.explain(os.Remove(path))
@@ -256,17 +253,37 @@ func (c *Cache) explain(err error) error {
 	return err
 }
 
-// lock waits for a file lock while ctx lasts. It goes with the file.
-func lock(ctx context.Context, f *os.File, how int) error {
+// lockShared waits for a shared lock of a file while ctx lasts. It goes with the
+// file.
+func lockShared(ctx context.Context, f *os.File) error {
 	for {
-		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB) //nolint:gosec // a file descriptor is small
+		err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) //nolint:gosec // a file descriptor is small
 		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
 			return err
 		}
 		if err := pause(ctx, lockPoll); err != nil {
-			return fmt.Errorf("wait for another process to fetch %s: %w", f.Name(), err)
+			return fmt.Errorf("wait for another process to let go of %s: %w", f.Name(), err)
 		}
 	}
+}
+
+// lockPart waits until f, which was opened at path, is ours alone; false once it
+// is there no longer. Then it is in its place, and in use, perhaps for ever: a
+// lock is the file's, whatever its name.
+func lockPart(ctx context.Context, f *os.File, path string) (bool, error) {
+	for isAt(f, path) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) //nolint:gosec // a file descriptor is small
+		switch {
+		case err == nil:
+			return isAt(f, path), nil
+		case !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR):
+			return false, err
+		}
+		if err := pause(ctx, lockPoll); err != nil {
+			return false, fmt.Errorf("wait for another process to fetch %s: %w", f.Name(), err)
+		}
+	}
+	return false, nil
 }
 
 // isAt reports whether an open file is still what its path leads to.

@@ -221,15 +221,21 @@ func TestCacheShared(t *testing.T) {
 	}
 }
 
-// TestCacheOneFetches: of several that want the same artifact one fetches it.
+// TestCacheOneFetches: of several that want the same artifact one fetches it,
+// and each has it although the others do not let go of it.
 func TestCacheOneFetches(t *testing.T) {
-	dir, src := t.TempDir(), &source{content: strings.Repeat("x", 1<<20)}
-	var wg sync.WaitGroup
+	dir, src := t.TempDir(), &source{content: strings.Repeat("x", 8<<20)}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var wg, have sync.WaitGroup
+	have.Add(8)
 	for range 8 {
 		c := openCache(t, dir, 0)
 		wg.Go(func() {
 			want := contentOf(src.content)
-			l, err := c.Get(t.Context(), want.Digest, want.Size, src.fetch)
+			l, err := c.Get(ctx, want.Digest, want.Size, src.fetch)
+			have.Done()
+			have.Wait()
 			if err == nil {
 				err = l.Close()
 			}
