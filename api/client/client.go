@@ -198,6 +198,10 @@ func (c *Client) do(ctx context.Context, method, path string, form url.Values) (
 	return nil, &UnreachableError{Attempts: tried}
 }
 
+// ErrCutOff means that a stream ended before its time: the node has ended, or
+// the way to it.
+var ErrCutOff = errors.New("it ended in between")
+
 // stream copies the answer of the first endpoint that can be reached.
 func (c *Client) stream(ctx context.Context, path string, w io.Writer) error {
 	first := int(c.last.Load())
@@ -218,7 +222,7 @@ func (c *Client) stream(ctx context.Context, path string, w io.Writer) error {
 			return (&answer{endpoint: endpoint, code: resp.StatusCode, header: resp.Header, body: b}).refused()
 		}
 		if _, err = io.Copy(w, resp.Body); err != nil && ctx.Err() == nil {
-			return fmt.Errorf("%s ended in between: %w", endpoint, err)
+			return fmt.Errorf("%s: %w: %w", endpoint, ErrCutOff, err)
 		}
 		return nil
 	}

@@ -28,12 +28,16 @@ func getEvents(s *server, r *request) response {
 	if refused != nil {
 		return *refused
 	}
+	once, refused := onceParam(r)
+	if refused != nil {
+		return *refused
+	}
 	if s.watchers.Add(1) > maxWatchers {
 		s.watchers.Add(-1)
 		return failure(http.StatusServiceUnavailable, "too many clients watch events here", "ask another node, or later").with("Retry-After", "10")
 	}
 	return response{status: http.StatusOK, contentType: typeEvents, stream: func(ctx context.Context, w io.Writer) error {
-		return s.watch(ctx, w, after)
+		return s.watch(ctx, w, after, once)
 	}, done: func() { s.watchers.Add(-1) }}
 }
 
@@ -59,7 +63,20 @@ func (s *server) eventsAfter(r *request) (uint64, *response) {
 	return after, nil
 }
 
-func (s *server) watch(ctx context.Context, w io.Writer, after uint64) error {
+// onceParam reads follow=false: only what is kept is wanted.
+func onceParam(r *request) (bool, *response) {
+	switch r.URL.Query().Get("follow") {
+	case "", "true":
+		return false, nil
+	case "false":
+		return true, nil
+	}
+	resp := failure(http.StatusBadRequest, "follow must be true or false", "")
+	return false, &resp
+}
+
+// watch writes events as they come; once: those that are kept.
+func (s *server) watch(ctx context.Context, w io.Writer, after uint64, once bool) error {
 	if _, err := io.WriteString(w, ": events of the plane\n\n"); err != nil {
 		return err
 	}
@@ -76,6 +93,9 @@ func (s *server) watch(ctx context.Context, w io.Writer, after uint64) error {
 				return err
 			}
 			after = e.Seq
+		}
+		if once {
+			return nil
 		}
 		select {
 		case <-ctx.Done():

@@ -208,6 +208,15 @@ func TestEvents(t *testing.T) {
 			t.Errorf("event %s: %+v", id, e)
 		}
 	}
+	kept := g.watchEvents(t, "?since=1&follow=false")
+	for range 2 {
+		next(t, kept)
+	}
+	for kept.Scan() {
+		if kept.Text() != "" {
+			t.Errorf("after what is kept: %s", kept.Text())
+		}
+	}
 	if r := g.ask(http.MethodGet, "/v1/server/ha/events?since=yesterday", ""); r.code != 400 {
 		t.Errorf("%d %s", r.code, r.body)
 	}

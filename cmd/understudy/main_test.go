@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net"
@@ -14,6 +15,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -86,6 +88,17 @@ func freeAddress() (string, error) {
 	return l.Addr().String(), nil
 }
 
+// note writes down what a node was asked to do.
+func note(dir string, r *http.Request) {
+	f, err := os.OpenFile(filepath.Join(dir, "asked"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		panic(err)
+	}
+	defer func() { _ = f.Close() }()
+	_ = r.ParseForm()
+	_, _ = fmt.Fprintf(f, "%s %s %s\n", r.Method, r.URL.Path, r.PostForm.Encode())
+}
+
 // fakeNode answers with files of dir: states.json, history.json and so on, to
 // the user op with the password secret, or the token ust_good; /master is 200 if the file master is
 // there.
@@ -103,6 +116,12 @@ func fakeNode(dir string) http.Handler {
 		"/v1/server/service/stop":           "stop.json",
 		"/v1/server/service/reset-failures": "service.json",
 	}
+	for _, name := range []string{"switchover", "failover", "step-down", "pause", "resume", "ack", "nodes/n1aaaaaa/maintenance", "nodes/n2bbbbbb/maintenance"} {
+		file["/v1/server/ha/"+name] = "operation.json"
+	}
+	file["/v1/server/ha/operations/7-a"] = "ended.json"
+	file["/v1/server/ha/events"] = "events"
+	var moves sync.Mutex
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/master" {
 			h := w.Header()
@@ -122,6 +141,11 @@ func fakeNode(dir string) http.Handler {
 			w.Header().Set("WWW-Authenticate", `BASIC realm="understudy"`)
 			http.Error(w, "Authentication is required", http.StatusUnauthorized)
 			return
+		}
+		if r.Method != http.MethodGet {
+			moves.Lock()
+			note(dir, r)
+			moves.Unlock()
 		}
 		b, err := os.ReadFile(filepath.Join(dir, file[r.URL.Path]))
 		if err != nil {

@@ -34,10 +34,14 @@ type statusReport struct {
 	Metrics          v1.Metrics `json:"metrics"`
 	// Plane last: it is the longest.
 	Plane v1.PlaneStates `json:"plane"`
+	Why   []string       `json:"why,omitempty"` // sentences, with --why
 }
 
 func newStatusCommand(g *globals) *cobra.Command {
-	var watch watchFlags
+	var (
+		watch watchFlags
+		why   bool
+	)
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show this node and its plane on one screen",
@@ -53,10 +57,14 @@ func newStatusCommand(g *globals) *cobra.Command {
 				if err != nil {
 					return err
 				}
+				if why {
+					r.Why = r.sentences()
+				}
 				return g.print(cmd, r, r.draw)
 			})
 		},
 	}
+	cmd.Flags().BoolVar(&why, "why", false, "say in sentences who would take over next, and what prevents whom")
 	watch.addTo(cmd)
 	return cmd
 }
@@ -110,6 +118,12 @@ func (r statusReport) draw(s *screen) {
 	}
 	s.printf("\n")
 	drawNodes(s, r.Plane)
+	if len(r.Why) > 0 {
+		s.printf("\n")
+	}
+	for _, sentence := range r.Why {
+		s.printf("%s\n", printable(sentence))
+	}
 }
 
 func (r statusReport) condition() string {

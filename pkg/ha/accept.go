@@ -8,6 +8,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/understudy-ha/understudy/pkg/election"
 	"github.com/understudy-ha/understudy/pkg/lease"
 )
 
@@ -228,8 +229,8 @@ func (o *operations) maintainable(s *Status, r OperationRequest, now lease.Insta
 	return nil
 }
 
-// settled reports whether there is nothing to wait for any more.
-func (o *Operation) settled() bool {
+// Settled reports whether there is nothing to wait for any more.
+func (o *Operation) Settled() bool {
 	return o.State.Ended() || o.State == OpRunning && !o.Kind.moves()
 }
 
@@ -249,7 +250,7 @@ func (n *Node) Await(ctx context.Context, id string) (Operation, error) {
 		if err == nil {
 			last = op
 		}
-		if err == nil && op.settled() {
+		if err == nil && op.Settled() {
 			return op, nil
 		}
 		select {
@@ -330,7 +331,8 @@ func orOperator(actor string) string {
 	return actor
 }
 
-// EndMaintenance lets a node be master again. ErrNoOperation when it is not in
+// EndMaintenance lets a node be master again, and waits for a few heartbeats
+// until it is known to be a candidate. ErrNoOperation when it is not in
 // maintenance.
 func (n *Node) EndMaintenance(ctx context.Context, id lease.NodeID, actor string) error {
 	ops, err := n.ops.requests(ctx)
@@ -351,5 +353,9 @@ func (n *Node) EndMaintenance(ctx context.Context, id lease.NodeID, actor string
 		return ErrNoOperation
 	}
 	n.ops.tell(ctx)
+	// Whoever moves the mastership there next should not be refused.
+	ctx, cancel := context.WithTimeout(ctx, 6*n.opts.Timing.Heartbeat)
+	defer cancel()
+	_ = n.until(ctx, func(s *Status) bool { return s.Nodes[id].Why != election.ReasonMaintenance }) // it is over either way
 	return nil
 }
