@@ -18,6 +18,7 @@ import (
 	"github.com/understudy-ha/understudy/api/client"
 	"github.com/understudy-ha/understudy/persistence"
 	"github.com/understudy-ha/understudy/persistence/posix"
+	"github.com/understudy-ha/understudy/pkg/address"
 	"github.com/understudy-ha/understudy/pkg/clock"
 	"github.com/understudy-ha/understudy/pkg/config"
 	"github.com/understudy-ha/understudy/pkg/doctor"
@@ -26,6 +27,7 @@ import (
 	"github.com/understudy-ha/understudy/pkg/ha"
 	"github.com/understudy-ha/understudy/pkg/lease"
 	"github.com/understudy-ha/understudy/pkg/supervise"
+	"github.com/understudy-ha/understudy/pkg/unit"
 )
 
 // exam gathers what the checks of package doctor judge.
@@ -243,13 +245,52 @@ func (e *exam) files() []doctor.Check {
 	if !c.Server.TLS.Disabled {
 		checks = append(checks, doctor.Check{Name: "certificate", Run: e.certificate})
 	}
-	if len(c.Service.Command) > 0 {
+	if c.Service.Systemd != "" {
+		checks = append(checks, doctor.Check{Name: "service unit", Run: e.unit, Limit: unitLimit})
+	}
+	if !c.Service.None {
 		checks = append(checks,
 			doctor.Check{Name: "service command", Run: e.service},
 			doctor.Check{Name: "stop time", Run: e.stops},
 		)
 	}
+	if f := c.FloatingIP; f.Address != "" {
+		checks = append(checks, doctor.Check{Name: "floating address", Run: func(context.Context) []persistence.Finding {
+			lacking := ""
+			if e.learnt().daemon == 0 { // or its own word is in REST
+				lacking = address.Lacking()
+			}
+			return []persistence.Finding{doctor.Floating{Address: f.Address, Interface: f.Interface, Lacking: lacking, Find: net.InterfaceByName}.Look()}
+		}})
+	}
 	return checks
+}
+
+// unit asks systemd whether the unit can be the service.
+func (e *exam) unit(ctx context.Context) []persistence.Finding {
+	const name = "service unit"
+	unitName := e.cfg.Service.Systemd
+	if err := unit.Check(ctx, unitName); err != nil {
+		return []persistence.Finding{doctor.Failed(name, err)}
+	}
+	return []persistence.Finding{{Name: name, Status: persistence.GradeOK, Detail: unitName + " is there, disabled, and left alone by systemd"}}
+}
+
+// programs are the commands beside the service's own.
+func (e *exam) programs() []doctor.Program {
+	s := e.cfg.Service
+	all := []doctor.Program{
+		{Key: "service.stop", Command: s.Stop, Without: "the service is not asked to stop, and one that others run never stops"},
+		{Key: "service.probe", Command: s.Probe, Without: "nobody can tell whether the service runs: nothing starts, and one that others run is never released"},
+		{Key: "service.standbyCommand", Command: s.StandbyCmd, Without: "a hot standby does not keep warm"},
+	}
+	for _, c := range s.Checks {
+		all = append(all, doctor.Program{Key: "service.checks", Command: c.Exec, Without: "the service fails its check " + c.Name + " again and again"})
+	}
+	for _, h := range e.cfg.Hooks.All() {
+		all = append(all, doctor.Program{Key: "hooks." + h.Event, Command: h.Command, Without: "that hook fails; prePromote is a veto then"})
+	}
+	return all
 }
 
 func (e *exam) findStore(context.Context) []persistence.Finding {
@@ -338,7 +379,7 @@ func (e *exam) certificate(ctx context.Context) []persistence.Finding {
 func (e *exam) service(context.Context) []persistence.Finding {
 	s := e.cfg.Service
 	return doctor.Service{
-		Command: s.Command, Ready: s.Ready.Exec, Env: serviceEnv(s.Env, nil), WorkDir: s.WorkDir, Output: s.Output,
+		Command: s.Command, Ready: s.Ready.Exec, Beside: e.programs(), Env: serviceEnv(s.Env, nil), WorkDir: s.WorkDir, Output: s.Output,
 		Store: e.storePlace(),
 		Find: func(path string) (doctor.Place, error) {
 			p, err := posix.FindPlace(path)

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -382,9 +383,44 @@ func TestService(t *testing.T) {
 	is(t, one(t, Service{Command: []string{lost}, Env: env, Find: find}.Look()), bad, "script for /usr/bin/nosuch")
 	is(t, one(t, Service{Command: []string{"/bin/sh"}, Env: env, Find: find, Store: nfs}.Look()), bad, "neither started nor stopped")
 	is(t, one(t, Service{Command: []string{prog}, Ready: []string{"nosuch"}, Env: env, Find: find}.Look()), bad, "service.ready.exec")
+	beside := func(command ...string) []Program {
+		return []Program{{Key: "service.probe", Command: command, Without: "nobody can tell"}}
+	}
+	is(t, one(t, Service{Command: []string{prog}, Beside: beside("nosuch"), Env: env, Find: find}.Look()), bad, "not found in the service's PATH", "service.probe", "nobody can tell")
+	is(t, one(t, Service{Command: []string{prog}, Beside: beside(plain), Env: env, Find: find}.Look()), bad, "permission denied")
+	is(t, one(t, Service{Command: []string{prog}, Beside: beside(lost), Env: env, Find: find}.Look()), bad, "script for /usr/bin/nosuch")
+	is(t, one(t, Service{Command: []string{prog}, Beside: beside("/bin/sh"), Env: env, Find: find, Store: nfs}.Look()), bad, "shared file system")
+	is(t, one(t, Service{Command: []string{prog}, Beside: append(beside(prog), beside()...), Env: env, Find: find, Store: nfs}.Look()), good)
+	is(t, one(t, Service{Beside: beside("nosuch"), Env: env, Find: find}.Look()), bad, "service.probe") // of a unit
+	if lines := (Service{Beside: beside(prog), Env: env, Find: find}).Look(); len(lines) > 0 {
+		t.Errorf("%+v, want nothing to say", lines)
+	}
 	is(t, one(t, Service{Command: []string{prog}, WorkDir: filepath.Join(dir, "none"), Env: env, Find: find}.Look()), bad, "no such file")
 	is(t, one(t, Service{Command: []string{prog}, WorkDir: prog, Env: env, Find: find}.Look()), bad, "not a directory")
 	is(t, one(t, Service{Command: []string{prog}, Output: "/tmp/log", Env: env, Find: find, Store: nfs}.Look()), bad, "shared file system")
+}
+
+func TestFloating(t *testing.T) {
+	up := net.FlagUp | net.FlagRunning
+	for _, tt := range []struct {
+		flags   net.Flags
+		err     error
+		lacking string
+		grade   persistence.Grade
+		words   []string
+	}{
+		{up | net.FlagBroadcast, nil, "", good, []string{"10.0.0.5/24 can be added to eth7"}},
+		{0, &net.OpError{Op: "route", Net: "ip+net", Err: errors.New("no such network interface")}, "", bad, []string{"interface eth7: no such network interface", "floatingIP.interface"}},
+		{net.FlagBroadcast, nil, "", bad, []string{"is down", "ip link set eth7 up"}},
+		{net.FlagUp | net.FlagBroadcast, nil, "", odd, []string{"no carrier"}},
+		{up | net.FlagLoopback, nil, "", odd, []string{"this machine's own"}},
+		{up, nil, "CAP_NET_ADMIN", bad, []string{"without CAP_NET_ADMIN", "root"}},
+	} {
+		f := Floating{Address: "10.0.0.5/24", Interface: "eth7", Lacking: tt.lacking, Find: func(string) (*net.Interface, error) {
+			return &net.Interface{Name: "eth7", Flags: tt.flags}, tt.err
+		}}
+		is(t, f.Look(), tt.grade, tt.words...)
+	}
 }
 
 func TestStopTimes(t *testing.T) {

@@ -251,34 +251,41 @@ func cause(err error) error {
 
 // Service is what is judged of the managed service's configuration.
 type Service struct {
-	Command, Ready []string
-	Env            []string // of the service; its PATH finds the command
+	Command, Ready []string // no Command: a unit of systemd is the service
+	Beside         []Program
+	Env            []string // of the service; its PATH finds the commands
 	WorkDir        string   // empty: the data directory
 	Output         string   // empty: in the data directory
 	Store          Place
 	Find           func(path string) (Place, error)
 }
 
+// Program is a command beside the service's own.
+type Program struct {
+	Key     string // of the configuration
+	Command []string
+	Without string // what becomes of the node without it, for people
+}
+
 // Look judges the service's files: each is there, can be used by this process'
 // user, and does not lie on the shared file system.
 func (s Service) Look() []persistence.Finding {
 	const name = "service command"
-	path, err := s.executable(s.Command[0])
-	if err != nil {
-		return []persistence.Finding{fail(name, "install it on this machine, or put service.command right: this node would win terms and fail in each", "%s: %v", s.Command[0], err)}
-	}
-	lines := s.offShared(name, path)
-	if interpreter := shebang(path); interpreter != "" {
-		if _, err := s.executable(interpreter); err != nil {
-			lines = append(lines, fail(name, "install "+interpreter+", or correct the script's first line", "%s is a script for %s: %v", path, interpreter, err))
+	var lines []persistence.Finding
+	path := ""
+	if len(s.Command) > 0 {
+		var err error
+		if path, err = s.executable(s.Command[0]); err != nil {
+			return []persistence.Finding{fail(name, "install it on this machine, or put service.command right: this node would win terms and fail in each", "%s: %v", s.Command[0], err)}
 		}
+		lines = s.usable(name, path)
 	}
 	if len(s.Ready) > 0 {
-		ready, err := s.executable(s.Ready[0])
-		if err != nil {
-			lines = append(lines, fail("service ready check", "install it on this machine, or put service.ready.exec right: without it the service is never ready", "%s: %v", s.Ready[0], err))
-		} else {
-			lines = append(lines, s.offShared("service ready check", ready)...)
+		lines = append(lines, s.beside("service ready check", Program{"service.ready.exec", s.Ready, "the service is never ready"})...)
+	}
+	for _, p := range s.Beside {
+		if len(p.Command) > 0 {
+			lines = append(lines, s.beside(p.Key, p)...)
 		}
 	}
 	for _, dir := range []struct{ name, path string }{{"service directory", s.WorkDir}, {"service output", filepath.Dir(s.Output)}} {
@@ -292,8 +299,28 @@ func (s Service) Look() []persistence.Finding {
 		}
 		lines = append(lines, s.offShared(dir.name, dir.path)...)
 	}
-	if len(lines) == 0 {
+	if len(lines) == 0 && path != "" {
 		lines = append(lines, ok(name, "%s is there and can be executed", path))
+	}
+	return lines
+}
+
+// beside judges a command beside the service's own; no line if all is well.
+func (s Service) beside(name string, p Program) []persistence.Finding {
+	path, err := s.executable(p.Command[0])
+	if err != nil {
+		return []persistence.Finding{fail(name, "install it on this machine, or put "+p.Key+" right: without it "+p.Without, "%s: %v", p.Command[0], err)}
+	}
+	return s.usable(name, path)
+}
+
+// usable judges a program that is there: where it lies, and what runs it.
+func (s Service) usable(name, path string) []persistence.Finding {
+	lines := s.offShared(name, path)
+	if interpreter := shebang(path); interpreter != "" {
+		if _, err := s.executable(interpreter); err != nil {
+			lines = append(lines, fail(name, "install "+interpreter+", or correct the script's first line", "%s is a script for %s: %v", path, interpreter, err))
+		}
 	}
 	return lines
 }

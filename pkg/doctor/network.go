@@ -122,6 +122,42 @@ func PortOwner(root string, port int) string {
 	return ""
 }
 
+// Floating is what is judged of the floating address' interface.
+type Floating struct {
+	Address, Interface string
+	Lacking            string // the rights that adding it needs and the daemon would not have; empty: none
+	Find               func(name string) (*net.Interface, error)
+}
+
+// Look tells whether the address could be added to its interface, and be of use
+// there.
+func (f Floating) Look() persistence.Finding {
+	const name = "floating address"
+	i, err := f.Find(f.Interface)
+	switch {
+	case err != nil:
+		return fail(name, "correct floatingIP.interface; ip link shows those there are", "interface %s: %v", f.Interface, opCause(err))
+	case f.Lacking != "":
+		return fail(name, "run the daemon as root, or give it both (AmbientCapabilities= in its unit)", "%s can not be added to %s without %s", f.Address, f.Interface, f.Lacking)
+	case i.Flags&net.FlagUp == 0:
+		return fail(name, "ip link set "+f.Interface+" up", "interface %s is down: nobody would reach %s", f.Interface, f.Address)
+	case i.Flags&net.FlagLoopback != 0:
+		return warn(name, "name the interface of the network that clients are in, in floatingIP.interface", "interface %s is this machine's own: nobody else would reach %s", f.Interface, f.Address)
+	case i.Flags&net.FlagRunning == 0:
+		return warn(name, "look after its cable, or the bridge or bond it belongs to", "interface %s is up and has no carrier", f.Interface)
+	}
+	return ok(name, "%s can be added to %s, which is up", f.Address, f.Interface)
+}
+
+// opCause is what the kernel said, without the words that package net adds.
+func opCause(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op.Err
+	}
+	return err
+}
+
 // Address holds the port of a node's URI, as others are told it, against the
 // one it listens on; no line when they agree.
 func Address(uri *url.URL, listen string) []persistence.Finding {
