@@ -29,6 +29,9 @@ const (
 	nodes   = 3
 	clients = 8
 	keys    = 12
+	// Besides there are clients of the plane's own persisted state.
+	stateClients = 4
+	stateKeys    = 6
 
 	defaultFor = time.Minute
 	// allFrom is the length of a run from which on a round has every kind, and
@@ -46,12 +49,12 @@ const (
 
 // demands are what a run has to have seen to mean anything.
 type demands struct {
-	each, failovers, byTime, acked int
+	each, failovers, byTime, acked, persisted int
 }
 
 var (
-	full  = demands{each: 5, failovers: 30, byTime: 5, acked: 10_000}
-	short = demands{each: 1, failovers: 1, byTime: 1, acked: 200}
+	full  = demands{each: 5, failovers: 30, byTime: 5, acked: 10_000, persisted: 5_000}
+	short = demands{each: 1, failovers: 1, byTime: 1, acked: 200, persisted: 100}
 )
 
 // TestChaos is a run: see the package comment. CHAOS_T is its length, CHAOS_SEED
@@ -136,19 +139,20 @@ func needs(t *testing.T) {
 
 // run is a plane with clients.
 type run struct {
-	t       *testing.T
-	on      shared
-	plane   *harness.Plane
-	data    string // the registers, in the backing directory
-	urls    []string
-	sum     *Summary
-	began   intervals.Instant
-	timing  election.Timing
-	acked   latest
-	master  atomic.Int64 // index of the node that says so, -1 for none
-	clients []*Client
-	stop    func() // ends clients and watchers, and waits for them
-	changes func() ([]Change, error)
+	t        *testing.T
+	on       shared
+	plane    *harness.Plane
+	data     string // the registers, in the backing directory
+	urls     []string
+	sum      *Summary
+	began    intervals.Instant
+	timing   election.Timing
+	acked    latest
+	master   atomic.Int64 // index of the node that says so, -1 for none
+	clients  []*Client
+	stateful []*Client // of the persisted state
+	stop     func()    // ends clients and watchers, and waits for them
+	changes  func() ([]Change, error)
 }
 
 // newPlane makes nodes that keep a kvservice alive, each at a port of its own,
@@ -197,6 +201,17 @@ func newRun(t *testing.T, on shared, timing election.Timing, sum *Summary) *run 
 			c.Master = &r.master
 		}
 		r.clients = append(r.clients, c)
+		wg.Go(func() { c.Run(ctx, sum.Seed) })
+	}
+	for i := range stateClients {
+		c := &Client{ID: clients + i, State: r.plane.Nodes, Acked: func(int64) {}}
+		for k := range stateKeys {
+			c.Keys = append(c.Keys, fmt.Sprintf("chaos/s%02d", k))
+		}
+		if i%2 == 0 {
+			c.Master = &r.master
+		}
+		r.stateful = append(r.stateful, c)
 		wg.Go(func() { c.Run(ctx, sum.Seed) })
 	}
 	return r
@@ -392,12 +407,22 @@ func (r *run) finish() {
 	for _, c := range r.clients {
 		ops = append(ops, c.Ops...)
 	}
-	last := r.lastReads()
+	last := r.lastReads(&Client{ID: clients + stateClients, URLs: r.urls}, r.clients[0].Keys)
 	ops = append(ops, last...)
 	r.onDisk(last)
-	r.sum.History(ops)
+	var state []history.Op
+	for _, c := range r.stateful {
+		state = append(state, c.Ops...)
+	}
+	state = append(state, r.lastReads(&Client{ID: clients + stateClients, State: r.plane.Nodes}, r.stateful[0].Keys)...)
+	r.sum.History(ops, state)
 	r.sum.Problems = append(r.sum.Problems, history.Judge(ops, judgeWithin)...)
+	r.sum.Problems = append(r.sum.Problems, history.Judge(state, judgeWithin)...)
+	ops = append(ops, state...)
 
+	for _, d := range r.plane.StateDamage() {
+		r.sum.Problems = append(r.sum.Problems, "lost: the persisted state is damaged: "+d)
+	}
 	changes, err := r.changes()
 	must(t, err)
 	r.sum.Problems = append(r.sum.Problems, JudgeRegister(changes, r.timing.End())...)
@@ -415,12 +440,11 @@ func (r *run) finish() {
 }
 
 // lastReads reads every key through whoever serves now.
-func (r *run) lastReads() []history.Op {
+func (r *run) lastReads(c *Client, keys []string) []history.Op {
 	r.t.Helper()
 	var out []history.Op
-	c := &Client{ID: clients, URLs: r.urls}
 	c.connect()
-	for _, key := range r.clients[0].Keys {
+	for _, key := range keys {
 		if !harness.Poll(settle, func() bool {
 			o := history.Op{Client: c.ID, Key: key}
 			if c.Do(r.t.Context(), &o); o.Outcome != history.OK {

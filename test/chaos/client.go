@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/understudy-ha/understudy/test/chaos/history"
+	"github.com/understudy-ha/understudy/test/e2e/harness"
 	"github.com/understudy-ha/understudy/test/e2e/intervals"
 )
 
@@ -27,7 +29,7 @@ const (
 	lookAgain = 20 * time.Millisecond
 )
 
-// Client reads and writes registers, one operation at a time, and writes down
+// Client reads and writes registers, of the service or of the persisted state, one operation at a time, and writes down
 // what it saw.
 type Client struct {
 	ID   int
@@ -37,6 +39,9 @@ type Client struct {
 	// that tries the services in turn. Either stays with one that answers.
 	Master *atomic.Int64
 	Acked  func(call int64) // told of each acknowledged write
+	// State are the nodes, for a client of the persisted state; nil for one of
+	// the service.
+	State []*harness.Node
 
 	Ops []history.Op // once Run has returned
 
@@ -65,13 +70,15 @@ func (c *Client) Run(ctx context.Context, seed uint64) {
 }
 
 func (c *Client) connect() {
-	c.http = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1}, Timeout: answerWithin}
+	c.http = &http.Client{Timeout: answerWithin, Transport: &http.Transport{
+		MaxIdleConnsPerHost: 1, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // self-signed, on loopback
+	}}
 }
 
 // elsewhere chooses whom to ask next, after one did not answer.
 func (c *Client) elsewhere() {
 	if c.Master == nil {
-		c.at = (c.at + 1) % len(c.URLs)
+		c.at = (c.at + 1) % max(len(c.URLs), len(c.State))
 	} else if m := c.Master.Load(); m >= 0 {
 		c.at = int(m)
 	}
@@ -99,6 +106,10 @@ func (c *Client) step(ctx context.Context) (answered bool) {
 // the client's own timeout, and not by the end of ctx: that would only make
 // more unknown outcomes.
 func (c *Client) Do(ctx context.Context, o *history.Op) {
+	if c.State != nil {
+		c.DoState(ctx, c.State[c.at], o)
+		return
+	}
 	method, body := http.MethodGet, io.Reader(http.NoBody)
 	if o.Write {
 		method, body = http.MethodPost, strings.NewReader(o.Value)

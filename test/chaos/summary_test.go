@@ -36,6 +36,7 @@ type Summary struct {
 	Problems []string
 
 	ops       []history.Op
+	state     []history.Op // of the persisted state
 	services  int
 	failovers []failover
 	margin    time.Duration // shortest time between two services
@@ -72,7 +73,7 @@ func (s *Summary) Command() string {
 }
 
 // History takes the clients' operations.
-func (s *Summary) History(ops []history.Op) { s.ops = ops }
+func (s *Summary) History(ops, state []history.Op) { s.ops, s.state = ops, state }
 
 // Services takes what the services recorded and what their terms rested on.
 func (s *Summary) Services(rec *intervals.Record, claims []Claim) {
@@ -147,6 +148,7 @@ func (s *Summary) Lacks() []string {
 	lack("failovers to another node", s.toOthers(), s.Want.failovers)
 	lack("failovers by time alone", len(gaps), s.Want.byTime)
 	lack("acknowledged writes", history.Count(s.ops, true, history.OK), s.Want.acked)
+	lack("acknowledged writes of the persisted state", history.Count(s.state, true, history.OK), s.Want.persisted)
 	return out
 }
 
@@ -171,6 +173,8 @@ func (s *Summary) Markdown() string {
 	p("| writes | %d acknowledged, %d failed for sure, %d of unknown outcome |",
 		history.Count(s.ops, true, history.OK), history.Count(s.ops, true, history.Failed), history.Count(s.ops, true, history.Unknown))
 	p("| reads | %d answered |", history.Count(s.ops, false, history.OK))
+	p("| persisted state, %d clients, %d keys | %d writes acknowledged, %d failed for sure, %d of unknown outcome; %d reads |", stateClients, stateKeys,
+		history.Count(s.state, true, history.OK), history.Count(s.state, true, history.Failed), history.Count(s.state, true, history.Unknown), history.Count(s.state, false, history.OK))
 	p("| services that overlapped | %d |", s.overlaps)
 	p("| acknowledged writes lost | %d |", s.count("lost"))
 	p("| linearizable | %s |", map[bool]string{true: "yes, every key", false: "**no**"}[s.count("linearizable")+s.count("not decided") == 0])

@@ -2,6 +2,7 @@ package harness
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -151,6 +152,35 @@ func (p *Plane) Init() {
 	if b, err := cmd.CombinedOutput(); err != nil {
 		p.t.Fatalf("init: %v: %s", err, b)
 	}
+}
+
+// StateDamage is what `store fsck` finds wrong with the persisted state.
+func (p *Plane) StateDamage() (out []string) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, Understudy(), "store", "fsck", p.Store, "-o", "json")
+	if p.opt.Storage != nil {
+		cmd.Env = append(os.Environ(), p.opt.Storage.Env...)
+	}
+	b, err := cmd.Output() // its exit code is 1 for any warning
+	var found struct {
+		Checks []struct{ Name, Status, Detail string }
+	}
+	if jerr := json.Unmarshal(b, &found); jerr != nil {
+		p.t.Fatalf("store fsck: %v: %v: %s", err, jerr, b)
+	}
+	looked := false
+	for _, c := range found.Checks {
+		looked = looked || c.Name == "state"
+		if c.Name == "state" && c.Status != "ok" {
+			out = append(out, c.Detail)
+		}
+	}
+	if !looked {
+		p.t.Errorf("store fsck says nothing of the persisted state: %s", b)
+	}
+	return out
 }
 
 // AnyMoment waits for a random part of a heartbeat, so that what follows meets
