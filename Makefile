@@ -47,7 +47,7 @@ CHAOS_PKG  := ./test/chaos
 S3_PKG     := ./test/s3
 NFS_PKG    := ./test/nfs
 HDFS_PKG   := ./test/hdfs
-SLOW       := /pkg/election/sim(/|$$)|/test/(e2e|faults|chaos|s3|nfs|hdfs)$$
+SLOW       := /pkg/election/sim(/|$$)|/test/(bench|e2e|faults|chaos|s3|nfs|hdfs)$$
 UNIT_PKGS   = $(shell $(GO) list -e ./... | grep -vE '$(SLOW)')
 
 # The race detector needs a C compiler. Without one the tests still run, and
@@ -63,7 +63,7 @@ CHECK  := $(BIN)/suite -dir $(RESULTS) check
 GOTEST  = $(BIN)/suite -dir $(RESULTS) gotest $(1) -- $(GOTESTSUM) --format=pkgname-and-test-fails --format-hide-empty-pkg --jsonfile=$(RESULTS)/$(1).json -- -count=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build install test race lint fmt cover check clean sim repro e2e faults chaos fuzz crashes model nfs hdfs-up hdfs-down conformance-all need-go
+.PHONY: help demo build install test race lint fmt cover check clean sim repro e2e faults chaos fuzz bench crashes model nfs hdfs-up hdfs-down conformance-all need-go
 
 help: ## this list
 	@echo 'Understudy keeps one service alive on several machines that share only storage.'
@@ -116,6 +116,9 @@ fuzz: need-go ## every fuzz target, one after the other, for T=10m each (default
 			$(GO) test -timeout=0 -run='^$$' -fuzz="^$$n$$" -fuzztime=$(or $(T),1m) -fuzzminimizetime=200x $$(dirname $$f) || failed=1; \
 		done; \
 	done; exit $$failed
+
+bench: need-go $(VERSITYGW) ## ratios of one run: the persisted state beside the raw store; promotion with a million keys (3 GiB of memory and disk)
+	$(GO) test -count=1 -v -timeout=30m ./test/bench
 
 crashes: need-go ## the persisted state, struck at ten thousand requests to the store; POINTS=n for that many
 	CRASH_POINTS=$(or $(POINTS),10000) $(GO) test -count=1 -v -timeout=2h -run TestCrashPoints ./pkg/ha

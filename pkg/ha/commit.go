@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"time"
 
@@ -146,6 +147,7 @@ func (r *round) answer(err error) {
 // commit makes one commit of whatever waits.
 func (k *keeper) commit(ctx context.Context, h *held) bool {
 	k.keepInterval(ctx)
+	runtime.Gosched() // who was just answered may have the next change ready: it shares this commit
 	r := k.gather(h.state)
 	k.mu.Lock()
 	ready := k.ready

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -285,12 +286,18 @@ func (l *Loader) page(ctx context.Context, prefix, after string) (persistence.Pa
 	return l.Objects.List(ctx, prefix, after)
 }
 
+// sizeHint is more than most segments have, in bytes.
+const sizeHint = 8 << 10
+
 // Segment reads one segment. A *DamageError says what is wrong with it.
 func (l *Loader) Segment(ctx context.Context, h lease.Head) (Stored, error) {
 	key := SegmentKey(h)
 	var b []byte
 	err := l.get(ctx, key, func(r io.Reader) (err error) {
-		b, err = io.ReadAll(io.LimitReader(r, maxSegment+1))
+		var buf bytes.Buffer
+		buf.Grow(sizeHint)
+		_, err = buf.ReadFrom(io.LimitReader(r, maxSegment+1))
+		b = buf.Bytes()
 		return err
 	})
 	if err != nil {

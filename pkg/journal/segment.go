@@ -175,6 +175,12 @@ func (d *decoder) bytes(limit uint64) []byte {
 	return x
 }
 
+// value returns a copy of the next field, which is never nil.
+func (d *decoder) value() []byte {
+	b := d.bytes(MaxValue)
+	return append(make([]byte, 0, len(b)), b...)
+}
+
 func (d *decoder) string(limit uint64) string { return string(d.bytes(limit)) }
 
 // head reads a name, or the empty one.
@@ -206,7 +212,7 @@ func (d *decoder) txn() []Change {
 		switch op := d.byte(); op {
 		case opPut:
 			k := d.key()
-			t = append(t, Change{Key: k, Value: []byte(d.string(MaxValue))})
+			t = append(t, Change{Key: k, Value: d.value()})
 		case opDelete:
 			t = append(t, Change{Key: d.key(), Delete: true})
 		default:

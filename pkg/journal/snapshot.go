@@ -228,7 +228,7 @@ func (d *snapshotDecoder) info() (SnapshotInfo, error) {
 func (d *snapshotDecoder) entries(b []byte, info SnapshotInfo) error {
 	f := decoder{b: b}
 	for len(f.b) > 0 {
-		e := Entry{Key: f.key(), Version: f.uint(), Value: []byte(f.string(MaxValue))}
+		e := Entry{Key: f.key(), Version: f.uint(), Value: f.value()}
 		if f.err == nil && (e.Key <= d.last || e.Version == 0 || e.Version > info.Head.Seq) {
 			f.fail(fmt.Errorf("key %q is out of order, or its version %d is", e.Key, e.Version))
 		}

@@ -4,12 +4,14 @@
 // The service is package kvservice: it answers reads from memory, so two of
 // them at once, or one that lives too long, give stale answers at once. Nothing
 // but Understudy keeps it from running twice; each node's has a port of its
-// own. Four judges look at a run, none of which trusts another:
+// own. Five judges look at a run, none of which trusts another:
 //
 //   - the services' own records, a line every 5 ms: no two alive at once, terms
 //     only grow (package intervals);
 //   - the clients' history: linearizable per key (porcupine), no acknowledged
 //     write lost, terms only grow (package history);
+//   - that of clients of the plane's own persisted state, by REST, judged likewise,
+//     and at the end store fsck finds nothing wrong with it;
 //   - the register, of which every change is seen in the backing directory, or
 //     on the wire: each follows from the one before, and nobody takes a held term over
 //     before the end of its holder's right to serve;
