@@ -55,12 +55,20 @@ func is(t *testing.T, want, code int, out, what string) {
 func TestCommands(t *testing.T) {
 	m := lab.Boot(t)
 	m.Write("app.service", "[Service]\nExecStart=/bin/sleep 1000\n")
-	m.Write("deaf.service", "[Service]\nExecStart=/bin/sh -c 'trap \"\" TERM; setsid sh -c \"while :; do sleep 0.1; done\" & while :; do sleep 0.1; done'\nKillMode=process\n")
+	m.Write("deaf.service", "[Service]\nExecStart=/bin/sh -c 'trap \"\" TERM; setsid sh -c \": >/run/child; while :; do sleep 0.1; done\" & while :; do sleep 0.1; done'\nKillMode=process\n")
 	m.Write("fails.service", "[Service]\nExecStart=/bin/sh -c 'sleep 0.3; exit 42'\n")
 	probe := func(name string, want int) {
 		t.Helper()
 		code, out := inside(t, m, OpProbe, name)
 		is(t, want, code, out, "probe "+name)
+	}
+	until := func(what string, is func() bool) {
+		t.Helper()
+		for end := time.Now().Add(limit); !is(); time.Sleep(look) {
+			if time.Now().After(end) {
+				t.Fatal(what)
+			}
+		}
 	}
 	probe("app.service", exitStopped)
 	probe("never-heard-of.service", exitStopped) // nothing of it runs
@@ -75,20 +83,16 @@ func TestCommands(t *testing.T) {
 
 	// Deaf to TERM, and with a child that systemd leaves alone.
 	m.Control("start", "deaf.service")
+	until("the unit has no child", func() bool { return m.Command(t.Context(), "rm", "/run/child").Run() == nil })
 	code, out = inside(t, m, OpStop, "deaf.service", "300ms")
 	is(t, 0, code, out, "stop of what is deaf")
 	probe("deaf.service", exitStopped)
 
 	// Inactive by systemd's word, alive by the kernel's.
 	m.Control("start", "deaf.service")
+	until("the unit has no child", func() bool { return m.Command(t.Context(), "test", "-e", "/run/child").Run() == nil })
 	m.Control("kill", "--kill-who=main", "--signal=KILL", "deaf.service")
-	left := false
-	for end := time.Now().Add(limit); !left && time.Now().Before(end); time.Sleep(look) {
-		left = m.Property("deaf.service", "ActiveState") == "failed"
-	}
-	if !left {
-		t.Fatal("the unit does not fail")
-	}
+	until("the unit does not fail", func() bool { return m.Property("deaf.service", "ActiveState") == "failed" })
 	code, out = inside(t, m, OpProbe, "deaf.service")
 	is(t, exitRuns, code, out, "probe of what is left")
 	if !strings.Contains(out, "processes live in its control group") {
