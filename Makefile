@@ -47,7 +47,7 @@ CHAOS_PKG  := ./test/chaos
 S3_PKG     := ./test/s3
 NFS_PKG    := ./test/nfs
 HDFS_PKG   := ./test/hdfs
-SLOW       := /pkg/election/sim(/|$$)|/test/(bench|e2e|faults|chaos|s3|nfs|hdfs)$$
+SLOW       := /pkg/election/sim(/|$$)|/test/(bench|e2e|faults|chaos|s3|nfs|hdfs|hdfs/secure)$$
 UNIT_PKGS   = $(shell $(GO) list -e ./... | grep -vE '$(SLOW)')
 
 # The race detector needs a C compiler. Without one the tests still run, and
@@ -210,7 +210,7 @@ suite-hdfs: $(BIN)/suite $(GOTESTSUM) build
 
 conformance-hdfs: need-go
 	test/hdfs/fetch $(HADOOP)
-	HDFS_FULL=1 HDFS_JARS=$(abspath $(HADOOP)) $(GO) test -count=1 -v -timeout=3h $(HDFS_PKG)
+	HDFS_FULL=1 HDFS_JARS=$(abspath $(HADOOP)) $(GO) test -count=1 -v -timeout=3h -p=1 $(HDFS_PKG) $(HDFS_PKG)/secure
 
 # The models at smaller bounds.
 suite-model: $(BIN)/suite

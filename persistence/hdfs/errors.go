@@ -194,14 +194,12 @@ func (l *link) verdictOn(err error) verdict {
 		return verdict{persistence.Unknown, fmt.Sprintf("%s is neither a host that can be resolved nor a nameservice: %s", l.authority, l.site.knownText())}
 	case errors.Is(err, errNotHadoop):
 		return verdict{persistence.Unsupported, "name the RPC port of the NameNode, which is " + defaultPort + " as a rule, or the nameservice"}
-	case errors.Is(err, errKerberos):
-		return verdict{persistence.Denied, l.tickets.remedy(err)}
 	case strings.Contains(text, "SIMPLE authentication is not enabled"):
 		return verdict{persistence.Denied, "this cluster wants Kerberos: set hadoop.security.authentication in core-site.xml here too, and store.hdfs.kerberos"}
 	case strings.Contains(text, "kerberos authentication not supported"):
 		return verdict{persistence.Denied, "this cluster knows no Kerberos: remove store.hdfs.kerberos, and hadoop.security.authentication from core-site.xml"}
-	case l.tickets != nil && strings.Contains(text, "SASL handshake"):
-		return verdict{persistence.Denied, l.tickets.remedy(err)}
+	case errors.Is(err, errKerberos), l.tickets != nil && strings.Contains(text, "SASL handshake"):
+		return l.tickets.verdictOn(err)
 	case strings.Contains(text, "Unknown protocol"), strings.Contains(text, "RpcNoSuchProtocolException"):
 		return verdict{persistence.Unsupported, otherPart}
 	case strings.Contains(text, "AuthorizationException"):
@@ -234,6 +232,7 @@ var rules = []rule{
 	{"SnapshotAccessControlException", "", persistence.Unsupported, "name a directory that is no snapshot"},
 	{"IOException", "could only be", persistence.Unknown, "no DataNode takes it: look at 'hdfs dfsadmin -report'; what is small, and the register, needs none"},
 	{"IOException", "could only be written", persistence.Unknown, "look at 'hdfs dfsadmin -report'"},
+	{"NotReplicatedYetException", "", persistence.Unknown, "the DataNodes are slow to report; this passes by itself as a rule, otherwise look at 'hdfs dfsadmin -report'"},
 	{"RetriableException", "", persistence.Unknown, "this passes by itself as a rule; if it lasts, look at the NameNode's log"},
 	{"ServerTooBusyException", "", persistence.Throttled, "the NameNode has too much to do; raise ha.heartbeatInterval, or dfs.namenode.handler.count"},
 }

@@ -260,15 +260,15 @@ func (s *Store) warn(msg string) {
 
 // touch makes an empty file, which must not be there.
 func touch(c *hdfs.Client, file string) error {
-	f, err := c.CreateFile(file, 1, minBlock, 0o644)
+	f, err := c.CreateFile(file, 1, usualBlock, 0o644)
 	if err != nil {
 		return err
 	}
 	return f.Close()
 }
 
-// minBlock is a block size that every NameNode takes; an empty file has none.
-const minBlock = 128 << 20
+// usualBlock is a block size that every NameNode takes, Hadoop's default.
+const usualBlock = 128 << 20
 
 func legalSegment(seg string) bool {
 	return seg != "" && len(seg) <= 255 && !strings.ContainsFunc(seg, func(c rune) bool {

@@ -246,6 +246,10 @@ func (s *Store) inspectData(c *session) []persistence.Finding {
 	if err != nil {
 		return []persistence.Finding{failure(aboutData, s.wrap(c, "look up the space of", "/", err))}
 	}
+	if p := s.link.library.DataTransferProtection; p == hdfs.DataTransferProtectionIntegrity {
+		return []persistence.Finding{doubtful(aboutData, "where artifacts are to be kept here, have the cluster offer dfs.data.transfer.protection authentication, or privacy with AES",
+			"transfers are protected by %s, with which the client library can write large objects and not read them; the register and what is small need none of it", p)}
+	}
 	if fs.Remaining == 0 {
 		return []persistence.Finding{doubtful(aboutData, "look at 'hdfs dfsadmin -report'",
 			"there is no room on any; the register and what is small need none, artifacts do")}

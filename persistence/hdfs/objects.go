@@ -202,13 +202,24 @@ func (w *writer) write(c *session, r io.Reader) error {
 	return nil
 }
 
+// create begins the file, of one block if its size is known: the library can not
+// wait for the DataNodes to agree to one block before it asks for the next.
 func (w *writer) create(c *session, tmp string) (*hdfs.FileWriter, error) {
-	f, err := c.client.Create(tmp)
+	const (
+		sector  = 512     // what checksums are over, which a block is a multiple of
+		largest = 8 << 30 // of blocks, lest a DataNode has no room for one
+	)
+	defaults, err := c.client.ServerDefaults()
+	if err != nil {
+		return nil, w.s.wrap(c, "ask for the defaults of", "/", err)
+	}
+	block := max(defaults.BlockSize, usualBlock, min(w.want/sector*sector+sector, largest))
+	f, err := c.client.CreateFile(tmp, defaults.Replication, block, 0o644)
 	if errors.Is(err, os.ErrNotExist) {
 		if err := w.s.parents(c, path.Dir(tmp)); err != nil {
 			return nil, err
 		}
-		f, err = c.client.Create(tmp)
+		f, err = c.client.CreateFile(tmp, defaults.Replication, block, 0o644)
 	}
 	if err != nil {
 		return nil, w.s.wrap(c, "create a file in", path.Dir(tmp), err)

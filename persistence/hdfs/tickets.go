@@ -213,32 +213,46 @@ func (t *tickets) renew() error {
 	return errors.Join(errs...)
 }
 
-// remedy says what to do about a failure to log in.
-func (t *tickets) remedy(err error) string {
-	text := err.Error()
-	remedy := "look at 'klist', and at the log of the KDC and of the NameNode"
-	switch {
-	case strings.Contains(text, "KRB_AP_ERR_SKEW"), strings.Contains(text, "lock skew"):
-		remedy = "this machine's clock differs from the KDC's by more than Kerberos takes (five minutes as a rule): have both set by NTP"
-	case strings.Contains(text, "no such file"):
-		remedy = "log in with kinit, or set store.hdfs.kerberos.keytab and principal"
-	case strings.Contains(text, "KDC_ERR_C_PRINCIPAL_UNKNOWN"):
-		remedy = "the KDC does not know " + t.opts.Principal + ": correct store.hdfs.kerberos.principal"
-	case strings.Contains(text, "KDC_ERR_S_PRINCIPAL_UNKNOWN"):
-		remedy = "the KDC does not know the NameNode as it is named here; correct dfs.namenode.kerberos.principal, or name the NameNode as its principal does"
-	case strings.Contains(text, "KDC_ERR_PREAUTH_FAILED"), strings.Contains(text, "matching key not found"):
-		remedy = "the keytab does not hold the principal's present key: have it made again"
-	case strings.Contains(text, "KRB_AP_ERR_TKT_EXPIRED"), strings.Contains(text, "no valid existing session"):
-		remedy = "the tickets have run out: log in again with kinit, or set store.hdfs.kerberos.keytab"
-	case strings.Contains(text, "communication error with KDC"), strings.Contains(text, "sending to a KDC"), strings.Contains(text, "ommunicate with KDC"):
-		remedy = "the KDC does not answer: look at it, and at the realm in " + t.opts.Config
+// logins says what failures to log in mean, by a part of what the library says.
+var logins = []struct {
+	said   string
+	kind   error
+	remedy string
+}{
+	{"KRB_AP_ERR_SKEW", persistence.Unknown, skewed},
+	{"lock skew", persistence.Unknown, skewed},
+	{"no such file", persistence.Denied, "log in with kinit, or set store.hdfs.kerberos.keytab and principal"},
+	{"KDC_ERR_C_PRINCIPAL_UNKNOWN", persistence.Denied, "the KDC does not know this principal: correct store.hdfs.kerberos.principal"},
+	{"KDC_ERR_S_PRINCIPAL_UNKNOWN", persistence.Denied, "the KDC does not know the NameNode as it is named here; correct dfs.namenode.kerberos.principal, or name the NameNode as its principal does"},
+	{"KDC_ERR_PREAUTH_FAILED", persistence.Denied, staleKeys},
+	{"matching key not found", persistence.Denied, staleKeys},
+	{"KRB_AP_ERR_TKT_EXPIRED", persistence.Denied, expired},
+	{"no valid existing session", persistence.Denied, expired},
+	{"ommunicat", persistence.Unknown, "the KDC does not answer: look at it, and at the realm in the Kerberos configuration"},
+	{"sending to a KDC", persistence.Unknown, "the KDC does not answer: look at it, and at the realm in the Kerberos configuration"},
+}
+
+const (
+	skewed    = "this machine's clock differs from the KDC's by more than Kerberos takes (five minutes as a rule): have both set by NTP"
+	staleKeys = "the keytab does not hold the principal's present key: have it made again"
+	expired   = "the tickets have run out: log in again with kinit, or set store.hdfs.kerberos.keytab"
+)
+
+// verdictOn says what to do about a failure to log in.
+func (t *tickets) verdictOn(err error) verdict {
+	v := verdict{persistence.Denied, "look at 'klist', and at the log of the KDC and of the NameNode"}
+	for _, l := range logins {
+		if strings.Contains(err.Error(), l.said) {
+			v = verdict{l.kind, l.remedy}
+			break
+		}
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.trouble != nil {
-		remedy += " (the last renewal failed: " + short(t.trouble.Error()) + ")"
+		v.remedy += " (the last renewal failed: " + short(t.trouble.Error()) + ")"
 	}
-	return remedy
+	return v
 }
 
 func (t *tickets) close() {

@@ -134,7 +134,7 @@ func TestNameNodeFailover(t *testing.T) {
 	master := p.StartAndWait(settle)
 	first := p.Register()
 	var silent []time.Duration
-	for i := range rounds(2, 10) {
+	for i := range rounds(1, 10) {
 		p.AnyMoment(time.Second)
 		old := active(t, c)
 		before := intervals.Now()

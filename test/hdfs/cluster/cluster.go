@@ -55,7 +55,10 @@ func (c *Cluster) Daemon(name string) (*Daemon, error) {
 
 func (c *Cluster) daemons() []*Daemon {
 	all := append(append([]*Daemon{}, c.Journals...), c.Names...)
-	return append(all, c.Datanode)
+	if c.Datanode != nil {
+		all = append(all, c.Datanode)
+	}
+	return all
 }
 
 // Missing says what this machine lacks to run a cluster; empty: nothing.
@@ -202,9 +205,7 @@ func (c *Cluster) makeTemplate(ctx context.Context, template string) error {
 func (c *Cluster) Stop() error {
 	var errs []error
 	for _, d := range c.daemons() {
-		if d != nil {
-			errs = append(errs, d.Kill())
-		}
+		errs = append(errs, d.Kill())
 	}
 	return errors.Join(errs...)
 }

@@ -73,8 +73,12 @@ func (c *Cluster) client() (core, site Properties) {
 	site = Properties{
 		"dfs.nameservices": Nameservice,
 		"dfs.replication":  "1",
-		"dfs.blocksize":    "1048576", // so that some objects have several blocks
 		"dfs.client.failover.proxy.provider." + Nameservice: "org.apache.hadoop.hdfs.server.namenode.ha.ConfiguredFailoverProxyProvider",
+	}
+	if c.settings.Single {
+		site["dfs.namenode.rpc-address."+Nameservice] = address(c.Names[0].RPC)
+		site["dfs.namenode.http-address."+Nameservice] = address(c.Names[0].HTTP)
+		return core, site
 	}
 	var names []string
 	for _, nn := range c.NameNodes() {
@@ -124,21 +128,27 @@ func (c *Cluster) server(d *Daemon) Properties {
 	}
 	data := filepath.Join(c.Dir, d.Name, "data")
 	p := Properties{
-		"dfs.nameservice.id":                "",
-		"dfs.namenode.shared.edits.dir":     "qjournal://" + strings.Join(journals, ";") + "/" + Nameservice,
-		"dfs.ha.fencing.methods":            "shell(/bin/true)",
-		"dfs.ha.automatic-failover.enabled": "false",
-		"dfs.namenode.handler.count":        "8",
-		"dfs.namenode.safemode.extension":   "0",
-		"dfs.permissions.superusergroup":    superGroup,
-		// A standby follows what JournalNodes have at once, not after a minute.
-		"dfs.ha.tail-edits.period":                             "1s",
-		"dfs.ha.log-roll.period":                               "-1",
+		"dfs.namenode.handler.count":                           "8",
+		"dfs.namenode.safemode.extension":                      "0",
+		"dfs.permissions.superusergroup":                       superGroup,
 		"dfs.namenode.datanode.registration.ip-hostname-check": "false",
 	}
+	if !c.settings.Single {
+		maps.Copy(p, Properties{
+			"dfs.namenode.shared.edits.dir":     "qjournal://" + strings.Join(journals, ";") + "/" + Nameservice,
+			"dfs.ha.fencing.methods":            "shell(/bin/true)",
+			"dfs.ha.automatic-failover.enabled": "false",
+			// A standby follows what JournalNodes have at once, not after a minute.
+			"dfs.ha.tail-edits.period": "1s",
+			"dfs.ha.log-roll.period":   "-1",
+		})
+	}
 	switch d.Kind {
+	case kdcNode: // it has a file of its own
 	case nameNode:
-		p["dfs.ha.namenode.id"] = d.Name
+		if !c.settings.Single {
+			p["dfs.ha.namenode.id"] = d.Name
+		}
 		p["dfs.nameservice.id"] = Nameservice
 		p["dfs.namenode.name.dir"] = "file://" + data
 	case journalNode:
@@ -152,9 +162,6 @@ func (c *Cluster) server(d *Daemon) Properties {
 		p["dfs.datanode.data.dir"] = "file://" + data
 		p["dfs.datanode.hostname"] = "localhost"
 		p["dfs.heartbeat.interval"] = "1"
-	}
-	if p["dfs.nameservice.id"] == "" {
-		delete(p, "dfs.nameservice.id")
 	}
 	return p
 }

@@ -24,12 +24,14 @@ const (
 	nameNode    kind = "NameNode"
 	journalNode kind = "JournalNode"
 	dataNode    kind = "DataNode"
+	kdcNode     kind = "KDC"
 )
 
 var classes = map[kind]string{
 	nameNode:    "org.apache.hadoop.hdfs.server.namenode.NameNode",
 	journalNode: "org.apache.hadoop.hdfs.qjournal.server.JournalNode",
 	dataNode:    "org.apache.hadoop.hdfs.server.datanode.DataNode",
+	kdcNode:     "org.apache.hadoop.minikdc.MiniKdc",
 }
 
 // opened are the packages of the JDK that Hadoop reaches into.
@@ -44,7 +46,8 @@ type Daemon struct {
 	Kind kind
 	RPC  int // ports
 	HTTP int
-	Data int // DataNode only
+	Data int      // DataNode only
+	Args []string // of its program
 
 	// Of the process that runs: how it is recognised later on.
 	Pid   int
@@ -76,7 +79,7 @@ func (c *Cluster) launch(ctx context.Context, d *Daemon) error {
 		return err
 	}
 	defer out.Close()
-	cmd := c.command(context.WithoutCancel(ctx), d.Name, "192m", classes[d.Kind])
+	cmd := c.command(context.WithoutCancel(ctx), d.Name, "192m", classes[d.Kind], d.Args...)
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	started, done := make(chan error), make(chan struct{})
