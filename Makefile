@@ -16,8 +16,10 @@ LDFLAGS  := -s -w -X main.version=$(VERSION)
 # golangci-lint brings gofumpt v0.12.0 and gci along as its formatters.
 GOLANGCI_LINT_VERSION := v2.15.0
 GOTESTSUM_VERSION     := v1.13.0
+GOVULNCHECK_VERSION   := v1.8.0
 GOLANGCI_LINT := $(BIN)/golangci-lint-$(GOLANGCI_LINT_VERSION)
 GOTESTSUM     := $(BIN)/gotestsum-$(GOTESTSUM_VERSION)
+GOVULNCHECK   := $(BIN)/govulncheck-$(GOVULNCHECK_VERSION)
 
 # S3 servers for the tests; test/s3/server names the same versions.
 VERSITYGW_VERSION     := v1.8.0
@@ -47,7 +49,7 @@ CHAOS_PKG  := ./test/chaos
 S3_PKG     := ./test/s3
 NFS_PKG    := ./test/nfs
 HDFS_PKG   := ./test/hdfs
-SLOW       := /pkg/election/sim(/|$$)|/test/(bench|e2e|faults|chaos|s3|nfs|hdfs|hdfs/secure)$$
+SLOW       := /pkg/election/sim(/|$$)|/test/(bench|bench/master|e2e|faults|chaos|s3|nfs|hdfs|hdfs/secure)$$
 UNIT_PKGS   = $(shell $(GO) list -e ./... | grep -vE '$(SLOW)')
 
 # The race detector needs a C compiler. Without one the tests still run, and
@@ -63,7 +65,7 @@ CHECK  := $(BIN)/suite -dir $(RESULTS) check
 GOTEST  = $(BIN)/suite -dir $(RESULTS) gotest $(1) -- $(GOTESTSUM) --format=pkgname-and-test-fails --format-hide-empty-pkg --jsonfile=$(RESULTS)/$(1).json -- -count=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build install test race lint fmt cover check clean sim repro e2e faults chaos fuzz bench crashes model nfs hdfs-up hdfs-down conformance-all need-go
+.PHONY: help demo build install test race lint fmt cover check clean sim repro e2e faults chaos fuzz bench vuln crashes model nfs hdfs-up hdfs-down conformance-all need-go
 
 help: ## this list
 	@echo 'Understudy keeps one service alive on several machines that share only storage.'
@@ -117,8 +119,8 @@ fuzz: need-go ## every fuzz target, one after the other, for T=10m each (default
 		done; \
 	done; exit $$failed
 
-bench: need-go $(VERSITYGW) ## ratios of one run: the persisted state beside the raw store; promotion with a million keys (3 GiB of memory and disk)
-	$(GO) test -count=1 -v -timeout=30m ./test/bench
+bench: need-go $(VERSITYGW) ## ratios of one run: the persisted state beside the raw store; /master beside a bare TLS handler; promotion with a million keys (3 GiB of memory and disk)
+	$(GO) test -count=1 -v -p=1 -timeout=30m ./test/bench/...
 
 crashes: need-go ## the persisted state, struck at ten thousand requests to the store; POINTS=n for that many
 	CRASH_POINTS=$(or $(POINTS),10000) $(GO) test -count=1 -v -timeout=2h -run TestCrashPoints ./pkg/ha
@@ -138,6 +140,9 @@ hdfs-down: ## end it
 
 lint: $(GOLANGCI_LINT) ## golangci-lint, which also holds the dependency directions
 	@$(GOLANGCI_LINT) run ./...
+
+vuln: $(GOVULNCHECK) ## known vulnerabilities in what is called of other modules; asks vuln.go.dev
+	@$(GOVULNCHECK) ./...
 
 fmt: $(GOLANGCI_LINT) ## rewrite the sources with gofumpt and sorted imports
 	@$(GOLANGCI_LINT) fmt ./...
@@ -246,6 +251,9 @@ $(VERSITYGW_OLD): | need-go
 
 $(MINIO): | need-go
 	$(call tool,$@,github.com/minio/minio,$(MINIO_VERSION),minio)
+
+$(GOVULNCHECK): | need-go
+	$(call tool,$@,golang.org/x/vuln/cmd/govulncheck,$(GOVULNCHECK_VERSION),govulncheck)
 
 $(GOTESTSUM): | need-go
 	$(call tool,$@,gotest.tools/gotestsum,$(GOTESTSUM_VERSION),gotestsum)

@@ -391,7 +391,7 @@ func TestOtherSitesChangeNothing(t *testing.T) {
 
 func TestSecurityHeaders(t *testing.T) {
 	g := newRig(t, mastering(), Options{})
-	for _, path := range []string{"/master", "/v1/server/ha/states", "/nothing"} {
+	for _, path := range []string{"/v1/server/up", "/v1/server/ha/states", "/nothing"} {
 		h := g.ask(http.MethodGet, path, "").header
 		for name, want := range map[string]string{
 			"X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer",

@@ -91,22 +91,28 @@ func (q question) ask(_ *server, r *request) response {
 	if q.yes(r.picture) {
 		code = http.StatusOK
 	}
-	return text(code, string(r.state())+"\n")
+	resp := text(code, string(r.state())+"\n")
+	resp.probe = true
+	return resp
 }
 
 // haHeaders adds what every health answer carries. The names are stored as
 // they are written in the documentation, not in Go's canonical form, because
 // people grep for them.
 func haHeaders(h http.Header, p picture) {
-	h[v1.HeaderState] = []string{string(p.state())}
-	h[v1.HeaderTerm] = []string{strconv.FormatUint(uint64(p.Term), 10)}
-	h[v1.HeaderNode] = []string{string(p.Node)}
-	h[v1.HeaderMaster] = []string{p.masterURI()}
-	h[v1.HeaderLeaseRemaining] = []string{strconv.FormatInt(p.LeaseRemaining(p.now).Milliseconds(), 10)}
+	v := []string{
+		string(p.state()), strconv.FormatUint(uint64(p.Term), 10), string(p.Node), p.masterURI(),
+		strconv.FormatInt(p.LeaseRemaining(p.now).Milliseconds(), 10),
+	}
+	for i, name := range haNames {
+		h[name] = v[i : i+1 : i+1]
+	}
 	if w := warningCodes(p.WarningsAt(p.now)); w != "" {
 		h[v1.HeaderWarning] = []string{w}
 	}
 }
+
+var haNames = [...]string{v1.HeaderState, v1.HeaderTerm, v1.HeaderNode, v1.HeaderMaster, v1.HeaderLeaseRemaining}
 
 // warningCodes keeps the leading reason code of each warning (HEARTBEAT_LATE)
 // and drops the sentence: health paths are open to everybody.

@@ -16,6 +16,7 @@ type response struct {
 	contentType string // empty: no body
 	body        []byte
 	header      http.Header // more headers; nil for none
+	probe       bool        // a word in answer to a proxy, as often as it likes
 	// stream writes the body instead, piece by piece, until ctx ends.
 	stream func(ctx context.Context, w io.Writer) error
 	done   func() // when the stream has ended; nil: nothing
@@ -55,29 +56,34 @@ func (resp response) with(key, value string) response {
 	return resp
 }
 
-// common is on every answer. The slices are shared and never changed: proxies
-// ask several times a second. There is no Strict-Transport-Security: it would
-// hold for every port of the host.
-var common = []struct {
-	name  string
-	value []string
-}{
-	{"Cache-Control", []string{"no-cache, no-store"}},
-	{"Pragma", []string{"no-cache"}},
-	{"Expires", []string{"0"}},
-	{"X-Content-Type-Options", []string{"nosniff"}},
-	{"X-Frame-Options", []string{"DENY"}},
-	{"Referrer-Policy", []string{"no-referrer"}},
-	{"Content-Security-Policy", []string{"default-src 'none'; frame-ancestors 'none'"}},
-}
+// Values of headers are shared and never changed: proxies ask several times a
+// second.
+var (
+	noCache  = []string{"no-cache, no-store"}
+	pragma   = []string{"no-cache"}
+	expires  = []string{"0"}
+	nosniff  = []string{"nosniff"}
+	noFrame  = []string{"DENY"}
+	noPolicy = []string{"default-src 'none'; frame-ancestors 'none'"}
+	noRefer  = []string{"no-referrer"}
+	types    = map[string][]string{typeJSON: {typeJSON}, typeText: {typeText}, typeYAML: {typeYAML}}
+)
 
 // write sends the response. Nothing here may be kept by anybody: what was true
-// a moment ago need not be now.
+// a moment ago need not be now. There is no Strict-Transport-Security: it would
+// hold for every port of the host.
 func (resp response) write(w http.ResponseWriter) {
 	h := w.Header()
-	for _, c := range common {
-		h[c.name] = c.value
+	h["Cache-Control"], h["Pragma"], h["Expires"] = noCache, pragma, expires
+	if resp.probe {
+		// A map of more than eight keys costs more than all that was done for
+		// this answer: net/http copies it. So these carry what they must, which
+		// is eight, and type and length are what net/http says of a short text.
+		w.WriteHeader(resp.status)
+		_, _ = w.Write(resp.body) // the client is gone: nobody left to tell
+		return
 	}
+	h["X-Content-Type-Options"], h["X-Frame-Options"], h["Content-Security-Policy"], h["Referrer-Policy"] = nosniff, noFrame, noPolicy, noRefer
 	for k, v := range resp.header {
 		h[k] = v
 	}
@@ -87,11 +93,18 @@ func (resp response) write(w http.ResponseWriter) {
 		return
 	}
 	if resp.contentType != "" {
-		h["Content-Type"] = []string{resp.contentType}
+		h["Content-Type"] = headerOf(resp.contentType)
 		h["Content-Length"] = []string{strconv.Itoa(len(resp.body))}
 	}
 	w.WriteHeader(resp.status)
 	if resp.contentType != "" {
 		_, _ = w.Write(resp.body) // the client is gone: nobody left to tell
 	}
+}
+
+func headerOf(ctype string) []string {
+	if v, ok := types[ctype]; ok {
+		return v
+	}
+	return []string{ctype}
 }

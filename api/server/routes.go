@@ -37,7 +37,7 @@ type route struct {
 }
 
 // routes is the whole REST interface. The router, who may do what, what may be
-// sent, and the tests of all that follow from this table.
+// sent, the tests of all that and docs/rest.md follow from this table.
 // api/openapi.yaml describes the same routes; a test holds one against the
 // other.
 func routes() []route {

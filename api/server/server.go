@@ -106,8 +106,11 @@ func newServer(node Node, opt Options) *server {
 func (s *server) router() http.Handler {
 	// Cleaning a path means redirecting, and a health path never redirects.
 	m := mux.NewRouter().SkipClean(true)
+	f := fixed{paths: map[string]map[string]http.Handler{}, rest: m}
 	for _, rt := range routes() {
-		m.Handle(rt.pattern(), s.handler(rt)).Methods(slices.Clone(rt.methods)...) // it writes to what it is given
+		h := s.handler(rt)
+		m.Handle(rt.pattern(), h).Methods(slices.Clone(rt.methods)...) // it writes to what it is given
+		f.add(rt, h)
 	}
 	m.NotFoundHandler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		failure(http.StatusNotFound, "no such path: "+r.URL.Path, "GET /v1/openapi.yaml lists what there is").write(w)
@@ -117,7 +120,35 @@ func (s *server) router() http.Handler {
 		failure(http.StatusMethodNotAllowed, r.Method+" is not possible here, only "+allow, "").
 			with("Allow", allow).write(w)
 	})
-	return m
+	return f
+}
+
+// fixed finds the paths without {names}, which are what is asked all the time,
+// without trying one route after the other.
+type fixed struct {
+	paths map[string]map[string]http.Handler // by path and method
+	rest  http.Handler
+}
+
+func (f fixed) add(rt route, h http.Handler) {
+	if strings.Contains(rt.path, "{") {
+		return
+	}
+	if f.paths[rt.path] == nil {
+		f.paths[rt.path] = map[string]http.Handler{}
+	}
+	for _, method := range rt.methods {
+		f.paths[rt.path][method] = h
+	}
+}
+
+// ServeHTTP implements http.Handler.
+func (f fixed) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if h := f.paths[r.URL.Path][r.Method]; h != nil {
+		h.ServeHTTP(w, r)
+		return
+	}
+	f.rest.ServeHTTP(w, r)
 }
 
 // methodsOf are the methods of a path, sorted.
@@ -154,7 +185,7 @@ func (s *server) handler(rt route) http.Handler {
 			resp.write(w)
 		}
 		// Refused logins have a line of their own.
-		if write := isWrite(hr.Method) && !rt.silent; r.role != Open && (write || resp.status == http.StatusForbidden) {
+		if r.role != Open && (isWrite(hr.Method) && !rt.silent || resp.status == http.StatusForbidden) {
 			s.audit(hr, r.caller, resp.status, time.Since(began))
 		}
 	})
