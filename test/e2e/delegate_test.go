@@ -169,6 +169,12 @@ func TestDelegated(t *testing.T) {
 		if log := master.GuardLog(); !strings.Contains(log, "not proven to have stopped: service.probe exited with 1") {
 			t.Errorf("%s: the guard does not say what it waits for: %s", round.what, log)
 		}
+		if !master.Running() {
+			// What the unit's ExecStopPost does.
+			if said, code := operate(t, master, "systemd", "wait-guard", "--timeout", "200ms"); code != 1 || !strings.Contains(said, "FENCING_FAILED") {
+				t.Errorf("%s: wait-guard ended with %d: %s", round.what, code, said)
+			}
+		}
 		told := intervals.Now()
 		host[master].remove("answer")
 		next := p.WaitStart(at, settle)
@@ -186,6 +192,9 @@ func TestDelegated(t *testing.T) {
 			t.Errorf("%s: %v lived when the probe said 7", round.what, old)
 		}
 		master.WaitExit(settle)
+		if said, code := operate(t, master, "systemd", "wait-guard"); code != 0 {
+			t.Errorf("%s: wait-guard ended with %d: %s", round.what, code, said)
+		}
 		master.Start()
 		master = p.WaitSettled(settle)
 	}
