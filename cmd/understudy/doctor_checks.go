@@ -115,7 +115,13 @@ func (e *exam) machine(isolation string) []doctor.Check {
 			}
 			return doctor.Limits("/", os.Getpid(), false)
 		}},
-		{Name: "watchdog", Run: one(func() persistence.Finding { return doctor.Watchdog("/") })},
+		{Name: "watchdog", Run: one(func() persistence.Finding {
+			c := e.cfg
+			if c == nil {
+				c = config.Default()
+			}
+			return doctor.Watchdog("/", c.Watchdog, c.WatchdogDevice)
+		})},
 	}
 	if e.cfg != nil && e.cfg.Service.None {
 		return checks

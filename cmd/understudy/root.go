@@ -103,6 +103,7 @@ Exit codes: 0 done, 1 failed or "no", 2 usage or bad configuration,
 		newTokenCommand(g),
 		newSystemdCommand(g),
 		newVersionCommand(g),
+		newWatchdogCommand(g),
 	)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%s%s; see %s --help", of(cmd), oneLine(err.Error()), cmd.CommandPath())

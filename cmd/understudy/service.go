@@ -68,6 +68,7 @@ func (d *daemon) newService(ctx context.Context) (ha.Service, error) {
 		GuardLogPath:   filepath.Join(d.cfg.DataDir, "guard.log"),
 		LeaseFile:      leaseFile,
 		Finals:         d.finals(),
+		Watchdog:       d.watchdog(),
 		Floating:       d.floating(), AddressLifetime: d.timing.Timeout,
 		Log: d.log,
 	}
@@ -122,6 +123,14 @@ func (d *daemon) unitCommands(ctx context.Context, s config.Service) (config.Ser
 
 // selfExe is this binary, also once another lies where it lay.
 const selfExe = "/proc/self/exe"
+
+// watchdog is the hardware watchdog that the guard is to keep, nil for none.
+func (d *daemon) watchdog() *guard.Watchdog {
+	if d.cfg.Watchdog == "off" {
+		return nil
+	}
+	return &guard.Watchdog{Device: d.cfg.WatchdogDevice, Timeout: d.timing.Watchdog(), Required: d.cfg.Watchdog == "required"}
+}
 
 // floating is the address that goes with the mastership, nil if there is none.
 func (d *daemon) floating() *address.Floating {

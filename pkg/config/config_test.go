@@ -117,7 +117,7 @@ func TestFileErrors(t *testing.T) {
 		{"method with what means nothing", minimal + "fencing:\n  methods: [{method: stepDown, keyFile: /k}]\n", []string{"method 1: keyFile means nothing to stepDown"}},
 		{"ssh without command", minimal + "fencing:\n  methods: [{method: ssh}]\n", []string{"method 1: needs command, what is run there"}},
 		{"required that proceeds", minimal + "fencing: {required: true, ifFencingFails: proceed, methods: [{method: stepDown}]}\n", []string{"fencing.ifFencingFails: proceed contradicts fencing.required"}},
-		{"watchdog", minimal + "watchdog: required\n", []string{"u.yaml:3: watchdog: this version can not use one yet"}},
+		{"watchdog of nothing", "persistenceDir: /mnt/u\nservice: {none: true}\nwatchdog: required\n", []string{"u.yaml:3: watchdog: needs a service"}},
 		{"watchdog of a wrong word", minimal + "watchdog: on\n", []string{"u.yaml:3: watchdog:", "off, automatic, required"}},
 		{"elastic IP of no allocation", minimal + "elasticIP: {instanceId: i-0123456789abcdef0}\n", []string{"elasticIP: needs elasticIP.allocationId"}},
 		{"elastic IP of two targets", minimal + "elasticIP: {allocationId: eipalloc-0123456789abcdef0, instanceId: i-0123456789abcdef0, interfaceId: eni-0123456789abcdef0}\n", []string{"elasticIP.interfaceId: excludes elasticIP.instanceId"}},

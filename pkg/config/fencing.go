@@ -122,8 +122,6 @@ func (v *validator) known(m FenceMethod) []string {
 func (v *validator) watchdog() {
 	c := v.c
 	switch {
-	case c.Watchdog != "off":
-		v.bad("watchdog", "this version can not use one yet; write off")
 	case !filepath.IsAbs(c.WatchdogDevice):
 		v.bad("watchdogDevice", "%q is not an absolute path; write e.g. /dev/watchdog", c.WatchdogDevice)
 	case c.Watchdog == "required" && c.Service.None:

@@ -252,8 +252,21 @@ func TestGuardAbilities(t *testing.T) {
 }
 
 func TestWatchdog(t *testing.T) {
-	is(t, Watchdog(machine(t, map[string]string{"dev/watchdog0": "", "sys/class/watchdog/watchdog0/identity": "iTCO_wdt\n"})), good, "/dev/watchdog0", "iTCO_wdt")
-	is(t, Watchdog(t.TempDir()), good, "none")
+	const dev = "/dev/watchdog"
+	none := t.TempDir()
+	is(t, Watchdog(none, "off", dev), good, "none: if daemon and guard")
+	is(t, Watchdog(none, "automatic", dev), odd, "there is none at /dev/watchdog", "modprobe softdog")
+	is(t, Watchdog(none, "required", dev), bad, "does not start without")
+	sys := func(nowayout string) string {
+		return machine(t, map[string]string{
+			"dev/watchdog": "", "sys/class/watchdog/watchdog0/identity": "iTCO_wdt\n",
+			"sys/class/watchdog/watchdog0/state": "inactive\n", "sys/class/watchdog/watchdog0/nowayout": nowayout + "\n",
+		})
+	}
+	is(t, Watchdog(sys("0"), "off", dev), good, "/dev/watchdog (iTCO_wdt) is there and not used")
+	is(t, Watchdog(sys("0"), "required", dev), good, "resets this machine")
+	is(t, Watchdog(sys("1"), "required", dev), odd, "nowayout=0")
+	is(t, Watchdog(machine(t, map[string]string{"dev/watchdog": ""}), "automatic", dev), odd, "of unknown make")
 }
 
 var (

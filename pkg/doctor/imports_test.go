@@ -24,6 +24,7 @@ func TestImports(t *testing.T) {
 		},
 		Others: []string{
 			module + "pkg/lease", module + "pkg/election", module + "persistence", module + "persistence/verify",
+			module + "pkg/watchdog",
 			"golang.org/x/sys/unix",
 		},
 	})

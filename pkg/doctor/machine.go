@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/understudy-ha/understudy/persistence"
+	"github.com/understudy-ha/understudy/pkg/watchdog"
 )
 
 // Guard says what protection the service would have.
@@ -140,17 +141,27 @@ func coresToFile(root string) bool {
 	return p != "" && !strings.HasPrefix(p, "|")
 }
 
-// Watchdog tells whether the machine has one; this version uses none.
-func Watchdog(root string) persistence.Finding {
+// Watchdog judges the machine's hardware watchdog by how the node is to use it:
+// setting is off, automatic or required. It is not opened, which would start it.
+func Watchdog(root, setting, device string) persistence.Finding {
 	const name = "watchdog"
-	for _, dev := range []string{"dev/watchdog0", "dev/watchdog"} {
-		if _, err := os.Stat(filepath.Join(root, dev)); err == nil {
-			kind := firstLine(filepath.Join(root, "sys/class/watchdog/watchdog0/identity"))
-			if kind == "" {
-				kind = "of unknown make"
-			}
-			return ok(name, "/%s (%s) is there; this version does not use it", dev, kind)
-		}
+	const without = "if daemon and guard are frozen together, which takes the whole machine, nothing stops the service"
+	i, there := watchdog.Look(root, device)
+	kind := i.Identity
+	if kind == "" {
+		kind = "of unknown make"
 	}
-	return ok(name, "none: if daemon and guard are frozen together, which takes the whole machine, nothing stops the service")
+	switch {
+	case !there && setting == "required":
+		return fail(name, "load the driver of the hardware, or 'modprobe softdog'; or name another watchdogDevice", "there is none at %s, and the node does not start without (watchdog: required)", device)
+	case !there && setting == "automatic":
+		return warn(name, "load the driver of the hardware, or 'modprobe softdog'", "there is none at %s: %s", device, without)
+	case !there:
+		return ok(name, "none: %s", without)
+	case setting == "off" || setting == "":
+		return ok(name, "%s (%s) is there and not used; with watchdog: automatic it resets this machine if daemon and guard are frozen together", device, kind)
+	case !i.Known || i.Nowayout:
+		return warn(name, "load its driver with nowayout=0, unless that is what you want", "%s (%s) may not be stopped once it is started: each end of the guard resets this machine", device, kind)
+	}
+	return ok(name, "%s (%s) resets this machine if daemon and guard are frozen together (watchdog: %s)", device, kind, setting)
 }

@@ -262,5 +262,13 @@ func (t Timing) SuspectAfter() time.Duration { return t.ReadGap() }
 // unchanged before it may be claimed on local proof: 2(h+o).
 func (t Timing) ProofWatch() time.Duration { return 2 * (t.Heartbeat + t.Operation) }
 
+// Watchdog is the longest timeout of a hardware watchdog, in whole seconds, with
+// which a renewal that is late, but in time, never lets it go off: it is fed only
+// so long before the end of the right to serve, E - h - 2o (R11). It is at least
+// one second, as D >= h + 2o and S is.
+func (t Timing) Watchdog() time.Duration {
+	return (t.End() - t.Heartbeat - 2*t.Operation).Truncate(time.Second)
+}
+
 // AckLimit is how long the guard may take to acknowledge a deadline: 2h.
 func (t Timing) AckLimit() time.Duration { return 2 * t.Heartbeat }

@@ -63,6 +63,9 @@ type Options struct {
 	// the service's tree is alive, what others run for it may be. It is stopped,
 	// and Empty with Final follows the proof. 0: there is none.
 	Unproven lease.Term
+	// Watchdog resets the machine if the guard and everybody who could end the
+	// service are frozen or gone. nil: none.
+	Watchdog *Watchdog
 	// Stdout and Stderr are the service's; nil means this process'. They must
 	// be files, not pipes into this process: the service outlives it.
 	Stdout, Stderr *os.File
@@ -107,7 +110,7 @@ func Start(ctx context.Context, o Options) (*Client, error) {
 		DataDir: dir, Isolation: o.Isolation, StopSignal: int(or(o.StopSignal, syscall.SIGTERM)),
 		GuardStop: or(o.GuardStop, time.Second), ReleaseArgv: o.ReleaseArgv, ReleaseStdin: o.ReleaseStdin,
 		ReleaseTimeout: or(o.ReleaseTimeout, 30*time.Second), Incarnation: o.Incarnation, MinTerm: o.MinTerm,
-		LeaseFile: o.LeaseFile, Finals: o.Finals, Floating: o.Floating, Outside: o.Outside, Unproven: o.Unproven,
+		LeaseFile: o.LeaseFile, Finals: o.Finals, Floating: o.Floating, Watchdog: o.Watchdog, Outside: o.Outside, Unproven: o.Unproven,
 	}})
 	select {
 	case e := <-c.events:

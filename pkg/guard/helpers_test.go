@@ -32,6 +32,7 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case GuardCommand:
+			openWatchdog, lookWatchdog = openFake, lookFake
 			os.Exit(Main())
 		case ShimCommand:
 			os.Exit(ShimMain())
@@ -205,6 +206,7 @@ type daemonOptions struct {
 	Adopt     bool
 	Final     []string // command of Finals; with it the role file is Dir/role
 	Outside   *Outside
+	Watchdog  *Watchdog
 	Released  string // where the release child leaves its note
 }
 
@@ -243,7 +245,7 @@ func testDaemon() int {
 		Incarnation: "testincarnation", ReleaseStdin: []byte("opaque"),
 		ReleaseArgv:    []string{selfExe, "test-release", o.Released},
 		ReleaseTimeout: 5 * time.Second, GuardStop: 400 * time.Millisecond,
-		LeaseFile: filepath.Join(o.Dir, "lease"), Finals: o.finals(), Outside: o.Outside,
+		LeaseFile: filepath.Join(o.Dir, "lease"), Finals: o.finals(), Watchdog: o.Watchdog, Outside: o.Outside,
 	})
 	if err != nil {
 		return fail(err)
@@ -299,6 +301,7 @@ type variant struct {
 	adopt     bool // the daemon is a subreaper
 	final     []string
 	outside   func(dir string) *Outside
+	watchdog  func(dir string) *Watchdog
 }
 
 func variants() []variant {
@@ -394,6 +397,9 @@ func (d *daemon) start(v variant) {
 	o := daemonOptions{Dir: d.dir, Isolation: v.isolation, Adopt: v.adopt, Final: v.final, Released: d.released}
 	if v.outside != nil {
 		o.Outside = v.outside(d.dir)
+	}
+	if v.watchdog != nil {
+		o.Watchdog = v.watchdog(d.dir)
 	}
 	b, _ := json.Marshal(o)
 	d.proc, err = os.StartProcess(selfExe, []string{os.Args[0], "test-daemon", string(b)}, &os.ProcAttr{

@@ -47,6 +47,7 @@ func Main() int {
 	defer g.log.close()
 	defer g.disk.close()
 	defer g.closeAddress()
+	defer g.closeDog()
 	for fd := guardSock; fd < guardFds; fd++ {
 		unix.CloseOnExec(fd)
 	}
@@ -91,6 +92,7 @@ type guardian struct {
 
 	disk      *backlog
 	addr      *floating // nil: there is none
+	dog       *dog      // nil: there is none
 	outside   *outside  // nil: the service's tree is all there is of it
 	bootID    string
 	leaseLost bool // the lease file could not be written; owned by the backlog
@@ -174,7 +176,7 @@ func (g *guardian) nextLook(now lease.Instant) time.Duration {
 	if g.unproven() {
 		next = min(next, g.nextOutside(now))
 	}
-	if len(g.waiting) > 0 || g.withdrawing() {
+	if len(g.waiting) > 0 || g.withdrawing() || g.dog != nil && g.dog.running {
 		next = min(next, tick)
 	}
 	return next
@@ -199,6 +201,7 @@ func (g *guardian) act(now lease.Instant) (done bool) {
 	g.pressOutside(now)
 	g.reap(now)
 	g.settle(now)
+	g.feedDog(now)
 	if g.busy() || g.withdrawing() {
 		return false
 	}
@@ -247,6 +250,7 @@ func (g *guardian) settle(now lease.Instant) {
 	if g.final < g.stopped {
 		g.final = g.stopped
 		g.dropLease()
+		g.stopDog()
 	}
 }
 
@@ -355,6 +359,15 @@ func (g *guardian) configure(c config) {
 	for _, dir := range ClearCgroups(c.DataDir) {
 		g.log.printf("cgroup %s of a former run can not be removed", dir)
 	}
+	lost, err := g.openDog(c.Watchdog)
+	if err != nil {
+		g.say(Event{Kind: hello, Why: err.Error()})
+		g.closing = true
+		return
+	}
+	if lost != "" {
+		g.iso.lost = append(slices.Clone(g.iso.lost), lost)
+	}
 	g.openLease()
 	g.openAddress(c.Floating)
 	if c.Outside != nil {
@@ -388,6 +401,8 @@ func (g *guardian) arm(d Deadline, now lease.Instant) {
 	case g.armed.Term == d.Term && now.Longest(g.armed.T0) >= g.armed.Stop:
 		// A guard that woke late: what it held is over, whatever came since.
 		why = "its deadline has passed"
+	default:
+		why = g.startDog(d)
 	}
 	if why != "" {
 		g.log.printf("term %d: deadline refused: %s", d.Term, why)

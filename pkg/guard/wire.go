@@ -77,6 +77,7 @@ type config struct {
 	LeaseFile      string
 	Finals         Finals
 	Floating       *address.Floating
+	Watchdog       *Watchdog
 	Outside        *Outside
 	Unproven       lease.Term
 }

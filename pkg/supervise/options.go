@@ -107,6 +107,9 @@ type Options struct {
 	Floating        *address.Floating
 	AddressLifetime time.Duration
 
+	// Watchdog is a hardware watchdog that the guard keeps; nil: none.
+	Watchdog *guard.Watchdog
+
 	// Subreaper makes this process adopt what outlives guard and shim, so that
 	// their death together can be proven harmless without a PID namespace. For
 	// a daemon that starts no other children; see guard.Adopt.

@@ -63,7 +63,7 @@ func (s *Supervisor) openStandby(ctx context.Context) error {
 	o.DataDir, o.Lock, o.Ready = dir, lock, Check{}
 	o.Restart, o.MaxRestarts = RestartAlways, int(standbyRun/time.Second)
 	o.ReleaseArgv, o.ReleaseStdin, o.Subreaper, o.Delegates, o.Prepare = nil, nil, false, false, nil
-	o.LeaseFile, o.Finals, o.Floating = "", guard.Finals{}, nil // of the service
+	o.LeaseFile, o.Finals, o.Floating, o.Watchdog = "", guard.Finals{}, nil, nil // of the service
 	o.OutputPath, o.Stdout, o.Stderr = "", s.gopt.Stdout, s.gopt.Stderr
 	o.state, o.sole = lease.StateHotStandby, &s.sole
 	sup, err := New(ctx, o)

@@ -176,7 +176,7 @@ func (s *Supervisor) openFiles() error {
 		DataDir: o.DataDir, Lock: o.Lock, Incarnation: o.Incarnation, Isolation: o.Isolation,
 		ReleaseArgv: o.ReleaseArgv, ReleaseStdin: o.ReleaseStdin, ReleaseTimeout: o.ReleaseTimeout,
 		GuardStop: o.GuardStop, StopSignal: o.StopSignal, Stdout: o.Stdout, Stderr: o.Stderr, Exe: o.Exe,
-		LeaseFile: o.LeaseFile, Finals: o.Finals, Floating: o.Floating,
+		LeaseFile: o.LeaseFile, Finals: o.Finals, Floating: o.Floating, Watchdog: o.Watchdog,
 	}
 	if o.Delegates {
 		s.gopt.Outside = &guard.Outside{Stop: o.StopCommand, Probe: o.Probe, Env: o.inherited(), Dir: o.Dir}

@@ -28,6 +28,8 @@ import (
 // Guest is one machine. It outlives its boots: its disk, if it has one, stays.
 type Guest struct {
 	Name, Address string
+	// Settings are further lines of the configuration of nodes that are started.
+	Settings string
 
 	lab *Lab
 
@@ -335,6 +337,18 @@ func (g *Guest) WriteFile(tb testing.TB, path string, content []byte) {
 	tb.Helper()
 	g.must(tb, "Guest.Write", wire.TailResult{News: map[string][]byte{path: content}}, &wire.Nothing{})
 }
+
+// Load inserts a kernel module of the machine.
+func (g *Guest) Load(tb testing.TB, module string) {
+	tb.Helper()
+	g.must(tb, "Guest.Load", module, &wire.Nothing{})
+}
+
+// resetLine is what softdog says last.
+const resetLine = "softdog: Initiating system reboot"
+
+// Resets counts how often softdog has reset the machine, by its console.
+func (g *Guest) Resets() int { return strings.Count(g.Console(), resetLine) }
 
 // Mount mounts the server's directory name at Dir, see Lab.Mount.
 func (g *Guest) Mount(tb testing.TB, name, version, options string) {

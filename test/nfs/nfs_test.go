@@ -74,6 +74,7 @@ func TestNFS(t *testing.T) {
 		{"unmounted", testUnmounted, nil},
 		{"mounted over", testMountedOver, nil},
 		{"host dies", testHostDies, []string{"4.2"}},
+		{"watchdog", testWatchdog, []string{"4.2"}},
 	} {
 		for _, version := range pick(tt.short, versions) {
 			t.Run(tt.name+" "+version, func(t *testing.T) { tt.f(t, l, version) })

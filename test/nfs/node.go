@@ -80,7 +80,7 @@ ha: {preset: fast}
 server: {listen: ":8443"}
 service: {command: [%s], drainDelay: 0s, env: {REC_DIR: %s}}
 log: {level: debug}
-`, Dir, g.dataDir(), g.Address, wire.Share+"/recorder", recordsDir))
+%s`, Dir, g.dataDir(), g.Address, wire.Share+"/recorder", recordsDir, g.Settings))
 }
 
 // ask runs a command of understudy that answers JSON and must succeed.

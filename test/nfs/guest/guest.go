@@ -86,6 +86,9 @@ func (*Guest) Alive(pid int, alive *bool) error { //nolint:unparam // net/rpc wa
 	return nil
 }
 
+// Load inserts a kernel module and what it depends on.
+func (*Guest) Load(module string, _ *wire.Nothing) error { return load(module) }
+
 // Write writes a file of the machine's own.
 func (*Guest) Write(f wire.TailResult, _ *wire.Nothing) error {
 	for path, content := range f.News {
