@@ -17,7 +17,7 @@ func newWatchdogCommand(g *globals) *cobra.Command {
 		Args:  cobra.ArbitraryArgs,
 		RunE:  groupOnly,
 	}
-	cmd.AddCommand(newWatchdogQueryCommand(g), newWatchdogTestCommand(g))
+	cmd.AddCommand(newWatchdogQueryCommand(g), newWatchdogTestCommand())
 	return cmd
 }
 
@@ -85,7 +85,7 @@ func drawWatchdogs(s *screen, r watchdogReport) {
 // watchdogTestTimeout is the time to the reset in a test.
 const watchdogTestTimeout = 10 * time.Second
 
-func newWatchdogTestCommand(g *globals) *cobra.Command {
+func newWatchdogTestCommand() *cobra.Command {
 	var (
 		device string
 		yes    bool
