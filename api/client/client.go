@@ -42,6 +42,10 @@ type Options struct {
 	// authority's, or nodes' own (tls.crt). A node that shows a certificate that
 	// is one of these is trusted by whatever name or address it is reached.
 	CA []byte
+	// Here has changes of the persisted state made by the endpoint itself or
+	// not at all, also while its service starts or stops: for a service that
+	// speaks to the node it runs on.
+	Here bool
 	// Timeout is how long one endpoint may take to be reached and, for reads,
 	// to answer. 0: 5 s. Writes answer when they are complete and are bounded
 	// by their context alone.

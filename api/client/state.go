@@ -123,7 +123,7 @@ func (c *Client) change(ctx context.Context, method, path string, header http.He
 		c.last.Store(int32(n)) //nolint:gosec // a handful of endpoints
 		a.endpoint = c.endpoints[n]
 		master := strings.TrimRight(a.header.Get(v1.HeaderMaster), "/")
-		if a.code != http.StatusForbidden || master == "" || master == a.endpoint {
+		if c.opt.Here || a.code != http.StatusForbidden || master == "" || master == a.endpoint {
 			return a, a.refused()
 		}
 		if a, err = c.write(ctx, method, master+path, header, body); err != nil {
@@ -141,6 +141,9 @@ func (c *Client) write(ctx context.Context, method, uri string, header http.Head
 		return nil, err
 	}
 	req.Header = header.Clone()
+	if c.opt.Here {
+		req.Header.Set(v1.HeaderAllowNonMaster, "true")
+	}
 	req.Header.Set("Accept", "application/json, text/plain;q=0.5")
 	c.authorise(req)
 	resp, err := c.http.Do(req)

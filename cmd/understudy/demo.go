@@ -146,10 +146,8 @@ func runDemo(ctx context.Context, out io.Writer, dir string) (err error) {
 // begin makes the plane and starts the nodes.
 func (d *demo) begin(ctx context.Context) error {
 	store := filepath.Join(d.dir, "shared")
-	for _, p := range []string{store, filepath.Join(d.dir, "counter")} {
-		if err := os.Mkdir(p, 0o700); err != nil {
-			return err
-		}
+	if err := os.Mkdir(store, 0o700); err != nil {
+		return err
 	}
 	loc, err := config.ParseLocation(store)
 	if err != nil {
@@ -186,7 +184,7 @@ func (d *demo) begin(ctx context.Context) error {
 }
 
 func (d *demo) configure(n *demoNode, store string) error {
-	command, err := json.Marshal([]string{d.exe, "demo-service", "--listen", d.page, "--dir", filepath.Join(d.dir, "counter")})
+	command, err := json.Marshal([]string{d.exe, "demo-service", "--listen", d.page})
 	if err != nil {
 		return err
 	}
@@ -199,8 +197,13 @@ service:
   command: %s
   ready: {tcp: %q}
   drainDelay: 500ms
+  env:                       # the service keeps its number in the persisted state
+    DEMO_NODE: https://%s
+    DEMO_USER: %s
+    DEMO_PASSWORD: %s
+    DEMO_CACERT: %s
 store: {allowLocal: true}   # three nodes of one machine share its disk
-`, store, n.dir, n.listen, demoUser, demoPassword, command, d.page)
+`, store, n.dir, n.listen, demoUser, demoPassword, command, d.page, n.listen, demoUser, demoPassword, filepath.Join(n.dir, "tls.crt"))
 	return os.WriteFile(filepath.Join(n.dir, "understudy.yaml"), []byte(text), 0o600)
 }
 

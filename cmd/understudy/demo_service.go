@@ -26,8 +26,10 @@ import (
 var demoPage []byte
 
 // newDemoServiceCommand is the service that `understudy demo` keeps alive: a
-// web page with a counter that survives every fail-over. It is also an example
-// of a service that uses its fencing token.
+// web page with a counter that survives every fail-over. It keeps the number in
+// the plane's persisted state, which a deposed master can not change. With --dir
+// it keeps it in a file on the shared store instead, as an example of a service
+// that uses its fencing token.
 func newDemoServiceCommand() *cobra.Command {
 	var listen, dir string
 	cmd := &cobra.Command{
@@ -36,27 +38,31 @@ func newDemoServiceCommand() *cobra.Command {
 		Hidden: true,
 		Args:   cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runDemoService(cmd.Context(), cmd.OutOrStdout(), listen, dir)
+			if dir != "" {
+				return runDemoService(cmd.Context(), cmd.OutOrStdout(), listen, demoFilesIn(dir))
+			}
+			return runDemoService(cmd.Context(), cmd.OutOrStdout(), listen, openDemoState)
 		},
 	}
 	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:8080", "address of the web page")
-	cmd.Flags().StringVar(&dir, "dir", "", "directory on the shared store for counter.json")
-	if err := cmd.MarkFlagRequired("dir"); err != nil {
-		panic(err)
-	}
+	cmd.Flags().StringVar(&dir, "dir", "", "directory on the shared store for counter.json; without it the number is in the persisted state of the node at $DEMO_NODE")
 	return cmd
 }
 
 // runDemoService serves until ctx ends or SIGTERM or SIGINT comes (nil), or
 // until another node turns out to have taken over (errSuperseded).
-func runDemoService(ctx context.Context, out io.Writer, listen, dir string) error {
+func runDemoService(ctx context.Context, out io.Writer, listen string, open openDemoStore) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	term, err := strconv.ParseUint(os.Getenv("HA_TERM"), 10, 64)
 	if err != nil {
 		return fmt.Errorf("HA_TERM=%q is not a term: demo-service is started by understudy, as its service.command", os.Getenv("HA_TERM"))
 	}
-	keeper, err := openDemoCounter(dir, os.Getenv("HA_NODE"), term)
+	store, err := open(term)
+	if err != nil {
+		return err
+	}
+	keeper, err := openDemoCounter(ctx, store, os.Getenv("HA_NODE"), term)
 	if err != nil {
 		return err
 	}
@@ -96,7 +102,20 @@ func runDemoService(ctx context.Context, out io.Writer, listen, dir string) erro
 	return errors.Join(serveErr, keepErr)
 }
 
-// errSuperseded ends a service whose file carries a higher term than its own.
+// demoStore is where the demo's number is kept, by the service of one term.
+type demoStore interface {
+	// load makes what is kept this term's own and returns it. errSuperseded if
+	// it is of a higher term already.
+	load(ctx context.Context) (uint64, error)
+	// save keeps n. nil: the next master will find it, or a higher one.
+	// errSuperseded when a higher term has taken over.
+	save(n uint64) error
+}
+
+// openDemoStore opens a place for the service of a term.
+type openDemoStore func(term uint64) (demoStore, error)
+
+// errSuperseded ends a service that finds a higher term than its own.
 var errSuperseded = errors.New("another node has taken over; this service must not write any more")
 
 // demoFile is the content of counter.json: what counts, and the fencing
@@ -106,11 +125,12 @@ type demoFile struct {
 	Counter uint64 `json:"counter"`
 }
 
-// demoCounter keeps the demo's number on the shared store.
+// demoCounter keeps the demo's number.
 type demoCounter struct {
-	dir, path, node string
-	term            uint64
-	started         time.Time
+	store   demoStore
+	node    string
+	term    uint64
+	started time.Time
 
 	wake chan struct{} // something is to be saved
 
@@ -121,30 +141,46 @@ type demoCounter struct {
 	err     error // of the last save; nil once one succeeded
 }
 
-// openDemoCounter reads what the last term left and makes the file its own.
-func openDemoCounter(dir, node string, term uint64) (*demoCounter, error) {
-	c := &demoCounter{
-		dir: dir, path: filepath.Join(dir, "counter.json"), node: node, term: term,
-		started: time.Now(), wake: make(chan struct{}, 1),
-	}
+// openDemoCounter reads what the last term left and makes it its own.
+func openDemoCounter(ctx context.Context, store demoStore, node string, term uint64) (*demoCounter, error) {
+	c := &demoCounter{store: store, node: node, term: term, started: time.Now(), wake: make(chan struct{}, 1)}
 	c.changed = sync.NewCond(&c.mu)
-	old, err := c.read()
-	if err != nil {
-		return nil, err
-	}
-	c.counter = old.Counter
-	// Writing at once puts our term into the file before anybody is served, so
-	// that an older service that wakes up later finds it there.
-	if err := c.save(c.counter); err != nil {
+	var err error
+	if c.counter, err = store.load(ctx); err != nil {
 		return nil, err
 	}
 	c.saved = c.counter
-	return c, c.dropLeftovers()
+	return c, nil
+}
+
+// demoFiles keeps the number in a file on the shared store.
+type demoFiles struct {
+	dir, path string
+	term      uint64
+}
+
+func demoFilesIn(dir string) openDemoStore {
+	return func(term uint64) (demoStore, error) {
+		return &demoFiles{dir: dir, path: filepath.Join(dir, "counter.json"), term: term}, nil
+	}
+}
+
+func (c *demoFiles) load(context.Context) (uint64, error) {
+	old, err := c.read()
+	if err != nil {
+		return 0, err
+	}
+	// Writing at once puts our term into the file before anybody is served, so
+	// that an older service that wakes up later finds it there.
+	if err := c.save(old.Counter); err != nil {
+		return 0, err
+	}
+	return old.Counter, c.dropLeftovers()
 }
 
 // dropLeftovers removes temporary files of older terms: their owners were
 // killed, or are frozen just before a rename, which then fails.
-func (c *demoCounter) dropLeftovers() error {
+func (c *demoFiles) dropLeftovers() error {
 	entries, err := os.ReadDir(c.dir)
 	if err != nil {
 		return err
@@ -166,7 +202,7 @@ func (c *demoCounter) dropLeftovers() error {
 const demoTmpPrefix = ".counter.json.term-"
 
 // read refuses a file of a higher term.
-func (c *demoCounter) read() (demoFile, error) {
+func (c *demoFiles) read() (demoFile, error) {
 	var f demoFile
 	b, err := os.ReadFile(c.path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -200,7 +236,7 @@ func (c *demoCounter) read() (demoFile, error) {
 // first. Whoever can not accept one stale write needs a resource that checks
 // the token itself: a database row updated `WHERE term <= $1`, a conditional
 // PUT. And a read served from a stale cache proves nothing about newer files.
-func (c *demoCounter) save(n uint64) error {
+func (c *demoFiles) save(n uint64) error {
 	if _, err := c.read(); err != nil {
 		return err
 	}
@@ -240,7 +276,7 @@ func (c *demoCounter) run(ctx context.Context) error {
 			ending = true
 		}
 		n := c.view().Counter
-		err := c.save(n)
+		err := c.store.save(n)
 		c.mu.Lock()
 		c.err = err
 		if err == nil {
@@ -289,7 +325,7 @@ type demoView struct {
 	Term    uint64  `json:"term"`
 	Uptime  float64 `json:"uptimeSeconds"`
 	Counter uint64  `json:"counter"`
-	Saved   uint64  `json:"saved"` // what is on the shared store
+	Saved   uint64  `json:"saved"` // what the next master will find
 	Error   string  `json:"error,omitempty"`
 }
 
@@ -321,8 +357,8 @@ func (c *demoCounter) handler() http.Handler {
 	return mux
 }
 
-// post adds one. 200 says that the number is in the file on the shared store,
-// where the next master finds it; 202 that it is not there yet.
+// post adds one. 200 says that the next master will find the number; 202 that
+// this is not known yet.
 func (c *demoCounter) post(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
 	defer cancel()

@@ -14,6 +14,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/understudy-ha/understudy/persistence/memory"
+	"github.com/understudy-ha/understudy/pkg/ha"
+	"github.com/understudy-ha/understudy/pkg/lease"
 )
 
 // demoPatience bounds waits for what takes about a second.
@@ -32,9 +36,18 @@ func readDemoFile(t *testing.T, dir string) demoFile {
 	return f
 }
 
+func openDemoFiles(t *testing.T, dir string, term uint64) (*demoCounter, error) {
+	t.Helper()
+	store, err := demoFilesIn(dir)(term)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return openDemoCounter(t.Context(), store, "nodea001", term)
+}
+
 func openDemo(t *testing.T, dir string, term uint64) *demoCounter {
 	t.Helper()
-	c, err := openDemoCounter(dir, "nodea001", term)
+	c, err := openDemoFiles(t, dir, term)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +165,7 @@ func TestDemoCounterYieldsToAHigherTerm(t *testing.T) {
 	if got := readDemoFile(t, dir); got != newer {
 		t.Errorf("the old service changed the file to %+v", got)
 	}
-	if _, err := openDemoCounter(dir, "nodea001", 5); !errors.Is(err, errSuperseded) {
+	if _, err := openDemoFiles(t, dir, 5); !errors.Is(err, errSuperseded) {
 		t.Errorf("an old term starts: %v", err)
 	}
 }
@@ -220,7 +233,7 @@ func TestDemoCounterRefusesWhatIsNotItsFile(t *testing.T) {
 	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, err := openDemoCounter(dir, "nodea001", 1)
+	_, err := openDemoFiles(t, dir, 1)
 	if err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "move it away") {
 		t.Errorf("error = %v", err)
 	}
@@ -288,8 +301,62 @@ func TestDemoServiceCommand(t *testing.T) {
 
 func TestDemoServiceNeedsATerm(t *testing.T) {
 	t.Setenv("HA_TERM", "")
-	err := runDemoService(t.Context(), io.Discard, "127.0.0.1:0", t.TempDir())
+	err := runDemoService(t.Context(), io.Discard, "127.0.0.1:0", demoFilesIn(t.TempDir()))
 	if err == nil || !strings.Contains(err.Error(), "HA_TERM") || !strings.Contains(err.Error(), "service.command") {
 		t.Errorf("error = %v", err)
+	}
+}
+
+// Without a directory the number is in the plane's persisted state, where the
+// next term finds it, and a lost answer is made up for.
+func TestDemoCounterInThePersistedState(t *testing.T) {
+	at := memory.New()
+	v := lease.Value{Plane: ha.NewPlaneID(), Lease: 10 * time.Second, WriteID: ha.NewWriteID()}
+	if err := at.Open().Init(t.Context(), v.Encode()); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("DEMO_NODE", startNode(t, at, lease.StateMaster))
+	open := func(term uint64) *demoCounter {
+		store, err := openDemoState(term)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := openDemoCounter(t.Context(), store, "nodea001", term)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	first := open(3)
+	end := keepDemo(t, first)
+	srv := httptest.NewServer(first.handler())
+	defer srv.Close()
+	for range 5 {
+		if status, _, body := askDemo(t, http.MethodPost, srv.URL+"/counter"); status != http.StatusOK {
+			t.Fatalf("POST = %d, %s", status, body)
+		}
+	}
+	if err := end(); err != nil {
+		t.Fatal(err)
+	}
+	last := first.view().Counter
+	second := open(4)
+	if got := second.view().Counter; got != last || last < 5 {
+		t.Errorf("the next term begins with %d, want %d", got, last)
+	}
+	second.store.(*demoState).version = 1 // as if the answer to its last write had been lost
+	if err := second.store.save(last + 7); err != nil {
+		t.Error(err)
+	}
+	third := open(5)
+	if got := third.view().Counter; got != last+7 {
+		t.Errorf("it goes on with %d, want %d", got, last+7)
+	}
+	old, err := openDemoState(3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openDemoCounter(t.Context(), old, "nodea001", 3); !errors.Is(err, errSuperseded) {
+		t.Errorf("an old term begins: %v", err)
 	}
 }
