@@ -47,6 +47,15 @@ func (t *transferBar) set(done int64) {
 	}
 }
 
+// at shows what is being done, with done of total bytes complete.
+func (t *transferBar) at(step string, done, total int64) {
+	if t.bar != nil {
+		t.bar.ChangeMax64(max(total, 1))
+		t.bar.Describe(step)
+		_ = t.bar.Set64(min(done, total)) // drawing is all it does
+	}
+}
+
 func (t *transferBar) reset() { t.set(0) }
 
 // end takes the bar away.

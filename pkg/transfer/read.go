@@ -63,6 +63,15 @@ func bounded[T any](ctx context.Context, limit time.Duration, f func(context.Con
 	return f(ctx)
 }
 
+// Keys is the number of keys, without those that are Understudy's own.
+func (c *Content) Keys() int {
+	n := c.State.Len()
+	for range c.State.List(artifact.KeyPrefix, "") {
+		n--
+	}
+	return n
+}
+
 // digestMagic begins what is hashed; another way of hashing begins otherwise.
 const digestMagic = "understudy content 1\n"
 
