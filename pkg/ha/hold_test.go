@@ -169,6 +169,8 @@ func TestHoldIsKept(t *testing.T) {
 		if lost.Fired() != 3 || dropped.Fired() != 2 {
 			t.Errorf("the faults fired %d and %d times", lost.Fired(), dropped.Fired())
 		}
+		time.Sleep(30 * time.Millisecond) // between two renewals
+		last = registerOf(t, s)
 		snap, err := s.Read(t.Context())
 		if err != nil {
 			t.Fatal(err)
