@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"syscall"
@@ -133,6 +134,7 @@ func runNode(ctx context.Context, d *daemon) (err error) {
 		zap.String("mode", string(d.cfg.HighAvailabilityMode)), zap.String("store", d.store.Limits().URL),
 		zap.Duration("heartbeatTimeout", d.timing.Timeout), zap.Int("pid", os.Getpid()), zap.String("version", build().Version))
 	guard.DropBinary()
+	watched.Go(func() { dropStart(watch) })
 	err = node.Run(ctx)
 	stopRest()
 	told.Wait()
@@ -144,6 +146,20 @@ func runNode(ctx context.Context, d *daemon) (err error) {
 		return &exitError{exit.Code, errors.New(exit.Reason)}
 	}
 	return err
+}
+
+// startTakes is when a node has settled, as a rule.
+const startTakes = 5 * time.Second
+
+// dropStart gives back the memory that only the beginning of a node needed:
+// checking the store, the certificate, joining the plane.
+func dropStart(ctx context.Context) {
+	select {
+	case <-time.After(startTakes):
+		debug.FreeOSMemory()
+		guard.DropBinary()
+	case <-ctx.Done():
+	}
 }
 
 // tell lets other programs know whether this node is MASTER, until ctx ends.
