@@ -18,7 +18,7 @@ import (
 // has args[1] bytes, with args[2] older ones kept. It returns the exit code.
 func LogMain(args []string) int {
 	debug.SetGCPercent(20)
-	debug.SetMemoryLimit(8 << 20)
+	debug.SetMemoryLimit(16 << 20)
 	// What stops a node must not cost the last words of its service. The end of
 	// the input ends this process.
 	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGPIPE)
