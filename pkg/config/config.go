@@ -65,7 +65,7 @@ type HA struct {
 	HeartbeatInterval        time.Duration `yaml:"heartbeatInterval" derive:"min(1s, T/10)"`        // h
 	StandbyHeartbeatInterval time.Duration `yaml:"standbyHeartbeatInterval" derive:"h"`             // how often a standby writes its record
 	PollInterval             time.Duration `yaml:"pollInterval" derive:"h/5, h/2 on hdfs, h on s3"` // how often a standby reads the register
-	TakeoverTimeout          time.Duration `yaml:"takeoverTimeout"`                                 // how long a switchover waits for its target
+	TakeoverTimeout          time.Duration `yaml:"takeoverTimeout" derive:"min(10s, T)"`            // how long a switchover waits for its target
 	Failback                 string        `yaml:"failback" enum:"never,manual,after"`              // when a node of higher priority could take over
 	FailbackAfter            time.Duration `yaml:"failbackAfter"`                                   // of failback: after
 	AntiFlap                 AntiFlap      `yaml:"antiFlap"`
@@ -400,7 +400,6 @@ func Default() *Config {
 		DataDir:              "/var/lib/understudy",
 		HA: HA{
 			Preset:              "default",
-			TakeoverTimeout:     10 * time.Second,
 			Failback:            "never",
 			FailbackAfter:       10 * time.Minute,
 			AntiFlap:            AntiFlap{Changes: 5, Window: 10 * time.Minute},

@@ -585,7 +585,7 @@ func TestReload(t *testing.T) {
 		t.Errorf("%s, %s, %s", old.Log.Level, merged.Origin("log.level"), merged.Origin("ha.preset"))
 	}
 	for key, want := range map[string]any{
-		"log.level": "debug", "priority": 1, "server.auth.password": masked, "ha.takeoverTimeout": "10s", "ha.heartbeatTimeout": derivedWord,
+		"log.level": "debug", "priority": 1, "server.auth.password": masked, "ha.failbackAfter": "10m", "ha.heartbeatTimeout": derivedWord,
 		"service.log.maxSize": "10MiB", "service.none": true, "server.tls.disabled": false, "server.auth.htpasswd": nil, "service.env": nil, "nothing": nil,
 	} {
 		if got, ok := merged.Value(key); ok != (want != nil) || got != want {

@@ -90,6 +90,9 @@ func derive(r TimingRequest) (t Timing, e *TimingError, inequality bool) {
 		Poll:             r.Poll,
 		Takeover:         or(r.Takeover, 10*time.Second),
 	}
+	if r.Takeover == 0 {
+		t.Takeover = min(t.Takeover, t.Timeout) // a target that does not come is no worse than a master that died
+	}
 	if t.Timeout < MinTimeout {
 		return Timing{}, &TimingError{"ha.heartbeatTimeout", fmt.Sprintf("%v is below the floor; the nearest legal value is %v", t.Timeout, MinTimeout)}, false
 	}

@@ -50,7 +50,7 @@ func TestTimingTable(t *testing.T) {
 					t.Errorf("%s is %v, the table says %v", x.what, x.got, seconds(x.want))
 				}
 			}
-			if got.Poll != got.Heartbeat/5 || got.StandbyHeartbeat != got.Heartbeat || got.Takeover != 10*second {
+			if got.Poll != got.Heartbeat/5 || got.StandbyHeartbeat != got.Heartbeat || got.Takeover != min(10*second, got.Timeout) {
 				t.Errorf("derived: %+v", got)
 			}
 		})
