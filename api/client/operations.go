@@ -123,3 +123,16 @@ func (r *eventReader) Write(p []byte) (int, error) {
 	}
 	return len(p), nil
 }
+
+// Get returns the body of any GET, also of one that this client has no method
+// for. Of health paths the answer 503 is a body like any other.
+func (c *Client) Get(ctx context.Context, path string) ([]byte, error) {
+	a, err := c.do(ctx, http.MethodGet, path, nil)
+	if err != nil {
+		return nil, err
+	}
+	if a.header.Get(v1.HeaderNode) != "" {
+		return a.body, nil
+	}
+	return a.body, a.refused()
+}

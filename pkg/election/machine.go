@@ -93,6 +93,7 @@ type Machine struct {
 	peers       []Candidate
 	prefer      lease.NodeID    // an operator wants this one to claim first
 	better      better          // of the candidates, for failbacks
+	acked       lease.Instant   // when an operator last said that it may move again
 	changes     []lease.Instant // the role changes that nobody asked for, oldest first
 	maintenance string          // why this node is not to be master; empty: it may
 	resumed     string          // the version whose pause an operator has ended
@@ -270,7 +271,7 @@ func (m *Machine) handle(ev Event) {
 	case Moves:
 		m.told(ev.Ages)
 	case Ack:
-		m.changes = nil
+		m.changes, m.acked = nil, m.now
 	case StepDown:
 		if r := m.reign; r != nil {
 			m.leave(r, leaving{why: ev.Why, to: ev.To, holdOff: ev.HoldOff})

@@ -129,6 +129,13 @@ func (m *Machine) flapping() bool {
 	return a.Changes > 0 && len(m.changes) >= a.Changes && !m.waited(m.changes[len(m.changes)-a.Changes], a.Window)
 }
 
+// mayMove reports whether this master may give the term up by itself. After an
+// ack it waits until the others have heard of it, so that the next master does
+// not hold what this one was told to let go.
+func (m *Machine) mayMove() bool {
+	return !m.flapping() && (m.acked.IsZero() || m.waited(m.acked, 3*m.cfg.Timing.StandbyHeartbeat))
+}
+
 // progressMoves begins the moves that a master makes by itself: out of
 // maintenance's way, back to a better node, away from a failed service.
 func (m *Machine) progressMoves(r *reign) {
@@ -139,7 +146,7 @@ func (m *Machine) progressMoves(r *reign) {
 		m.leave(r, leaving{why: "maintenance: " + m.maintenance, to: next.Node})
 		return
 	}
-	if r.failed != "" && !m.flapping() {
+	if r.failed != "" && m.mayMove() {
 		m.leaveFailed(r, r.failed)
 		return
 	}
@@ -147,7 +154,7 @@ func (m *Machine) progressMoves(r *reign) {
 	if f.Policy != FailbackAfter || !r.ready || r.value.Paused || m.better.node == "" {
 		return
 	}
-	if m.waited(m.better.since, f.After) && !m.flapping() {
+	if m.waited(m.better.since, f.After) && m.mayMove() {
 		m.note(NoteFailback, r.term, string(m.better.node))
 		m.leave(r, leaving{why: "failback to " + string(m.better.node), to: m.better.node})
 	}

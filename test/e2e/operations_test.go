@@ -104,12 +104,13 @@ func underLoad(t *testing.T, p *harness.Plane) {
 // persisted state is lost, no two services overlap, and between the old
 // service's exit and the start of the next one there is hardly a gap.
 func TestSwitchovers(t *testing.T) {
-	p := harness.NewPlane(t, harness.Options{})
+	p := harness.NewPlane(t, harness.Options{Settings: harness.Preset("default")})
 	master := p.StartAndWait(settle)
 	underLoad(t, p)
 	var gaps []time.Duration
 	var keys []string
-	for i := range harness.Rounds(6, 200) {
+	rounds, undone := harness.Rounds(6, 200), 0
+	for i := range rounds {
 		at := slices.Index(p.Nodes, master)
 		target, asked := p.Nodes[(at+1)%3], p.Nodes[(at+i)%3]
 		candidate(t, asked, target)
@@ -121,7 +122,13 @@ func TestSwitchovers(t *testing.T) {
 		keys = append(keys, key)
 		old := p.Latest()
 		from := intervals.Now()
-		op := ask(t, asked, "switchover", "", v1.OperationRequest{To: target.ID(), Reason: "round"}, "done")
+		op := ask(t, asked, "switchover", "", v1.OperationRequest{To: target.ID(), Reason: "round"}, "done", "rolled-back")
+		if op.State == "rolled-back" { // a target that a busy machine starves gives up, and it says so
+			undone++
+			t.Logf("round %d: %v", i, op.Reasons)
+			master = p.WaitSettled(settle)
+			continue
+		}
 		if op.Master == nil || *op.Master != target.ID() {
 			t.Fatalf("%+v, want %s to be master", op, target.ID())
 		}
@@ -142,6 +149,9 @@ func TestSwitchovers(t *testing.T) {
 	_, longest := harness.Figures(t, fmt.Sprintf("%d switchovers: old service's exit to the next start", len(gaps)), gaps)
 	slices.Sort(gaps)
 	harness.Note(t, fmt.Sprintf("switchovers: p50 %v, p99 %v", gaps[len(gaps)/2].Round(time.Millisecond), gaps[(len(gaps)*99-1)/100].Round(time.Millisecond)))
+	if undone > rounds/6 {
+		t.Errorf("%d of %d switchovers were rolled back", undone, rounds)
+	}
 	if longest > time.Second {
 		t.Errorf("up to %v without a service, want well under 1 s", longest)
 	}
