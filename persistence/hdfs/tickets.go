@@ -51,6 +51,7 @@ type tickets struct {
 	stop      chan struct{}
 	once      sync.Once // closes stop
 
+	logins  sync.Mutex // held while the KDC is asked, and never with mu held
 	mu      sync.Mutex
 	now     *krb.Client
 	stamp   time.Time // of the cache that now was made from
@@ -114,28 +115,51 @@ func (t *tickets) who() string {
 
 // client returns one that is logged in.
 func (t *tickets) client(ctx context.Context) (*krb.Client, error) {
+	if c := t.present(); c != nil {
+		return c, nil
+	}
+	t.logins.Lock()
+	defer t.logins.Unlock()
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	if c := t.present(); c != nil { // somebody else was first
+		return c, nil
+	}
+	var err error
+	if t.opts.Keytab == "" {
+		err = t.loadCache()
+	} else {
+		err = t.login()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errKerberos, err)
+	}
+	return t.present(), nil
+}
+
+// present is the client there is, or nil.
+func (t *tickets) present() *krb.Client {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	return t.now
+}
+
+// become takes a client for the one to be used from now on, and sees to it that
+// its tickets are kept fresh.
+func (t *tickets) become(c *krb.Client, stamp time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.now, t.stamp = c, stamp
+	t.name = c.Credentials.UserName() + "@" + c.Credentials.Realm()
 	if !t.began {
 		t.began = true
 		go t.keep()
 	}
-	if t.now == nil {
-		if err := t.login(); err != nil {
-			return nil, fmt.Errorf("%w: %w", errKerberos, err)
-		}
-	}
-	return t.now, nil
 }
 
-// login makes the client. The caller holds mu.
+// login logs in with the keytab.
 func (t *tickets) login() error {
-	if t.opts.Keytab == "" {
-		return t.loadCache()
-	}
 	kt, err := keytab.Load(t.opts.Keytab)
 	if err != nil {
 		return fmt.Errorf("keytab %s: %w", t.opts.Keytab, err)
@@ -148,7 +172,7 @@ func (t *tickets) login() error {
 	if err := c.Login(); err != nil {
 		return err
 	}
-	t.now, t.name = c, name+"@"+realm
+	t.become(c, time.Time{})
 	return nil
 }
 
@@ -158,7 +182,10 @@ func (t *tickets) loadCache() error {
 	if err != nil {
 		return err
 	}
-	if t.now != nil && fi.ModTime().Equal(t.stamp) {
+	t.mu.Lock()
+	same := t.now != nil && fi.ModTime().Equal(t.stamp)
+	t.mu.Unlock()
+	if same {
 		return nil
 	}
 	cache, err := credentials.LoadCCache(t.opts.CCache)
@@ -169,8 +196,7 @@ func (t *tickets) loadCache() error {
 	if err != nil {
 		return fmt.Errorf("ticket cache %s: %w", t.opts.CCache, err)
 	}
-	t.now, t.stamp = c, fi.ModTime()
-	t.name = c.Credentials.UserName() + "@" + c.Credentials.Realm()
+	t.become(c, fi.ModTime())
 	return nil
 }
 
@@ -186,6 +212,9 @@ func (t *tickets) keep() {
 			t.trouble = err
 			t.mu.Unlock()
 		case <-t.stop:
+			if t.opts.Keytab != "" {
+				t.present().Destroy() // ends the library's own renewals
+			}
 			return
 		}
 	}
@@ -193,28 +222,23 @@ func (t *tickets) keep() {
 
 // renew gets whatever runs out soon.
 func (t *tickets) renew() error {
-	t.mu.Lock()
-	if t.opts.Keytab == "" && t.now != nil {
+	t.logins.Lock()
+	defer t.logins.Unlock()
+	if t.opts.Keytab == "" {
 		if err := t.loadCache(); err != nil {
-			t.mu.Unlock()
 			return err
 		}
 	}
-	c := t.now
-	t.mu.Unlock()
-	if c == nil {
-		return nil
-	}
 	var errs []error
 	for _, a := range t.addresses {
-		_, _, err := c.GetServiceTicket(t.service(a)) // the library's cache answers while it can
+		_, _, err := t.present().GetServiceTicket(t.service(a)) // the library's cache answers while it can
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
-// logins says what failures to log in mean, by a part of what the library says.
-var logins = []struct {
+// refusals says what failures to log in mean, by a part of what the library says.
+var refusals = []struct {
 	said   string
 	kind   error
 	remedy string
@@ -241,7 +265,7 @@ const (
 // verdictOn says what to do about a failure to log in.
 func (t *tickets) verdictOn(err error) verdict {
 	v := verdict{persistence.Denied, "look at 'klist', and at the log of the KDC and of the NameNode"}
-	for _, l := range logins {
+	for _, l := range refusals {
 		if strings.Contains(err.Error(), l.said) {
 			v = verdict{l.kind, l.remedy}
 			break
@@ -255,16 +279,7 @@ func (t *tickets) verdictOn(err error) verdict {
 	return v
 }
 
-func (t *tickets) close() {
-	t.once.Do(func() {
-		close(t.stop)
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		if t.now != nil && t.opts.Keytab != "" {
-			go t.now.Destroy() // it can wait for the KDC
-		}
-	})
-}
+func (t *tickets) close() { t.once.Do(func() { close(t.stop) }) }
 
 // hadoopUser is the user that Hadoop's environment names.
 func hadoopUser() string { return os.Getenv("HADOOP_USER_NAME") }

@@ -21,8 +21,9 @@ const (
 	fastBeat = 500 * time.Millisecond
 
 	// settle is how long a plane may take until one node serves and the others
-	// watch, beyond the lease that may have to be waited out.
-	settle = 30 * time.Second
+	// watch, beyond the lease that may have to be waited out. Half a dozen JVMs
+	// share the machine with whatever else there is.
+	settle = 90 * time.Second
 )
 
 // fast is the timing of the preset of that name.
@@ -99,7 +100,6 @@ func active(t *testing.T, c *cluster.Cluster) *cluster.Daemon {
 // next service starts within T + 1.5 s. The full form does so without a
 // DataNode, which nodes do not need.
 func TestKillTree(t *testing.T) {
-	alongside(t)
 	c := hdfsCluster(t)
 	if full() {
 		must(t, c.Datanode.Kill())
@@ -122,6 +122,25 @@ func TestKillTree(t *testing.T) {
 	}
 	if _, longest := harness.Figures(t, "HDFS: kill -9 of the whole tree to the next start, T=5s", took); longest > fastT+1500*time.Millisecond {
 		t.Errorf("it took up to %v, want at most T + 1.5 s", longest)
+	}
+}
+
+// TestKillDaemon: the guard of a dead daemon finds the way to HDFS by itself, and
+// releases: nobody has to wait for the lease.
+func TestKillDaemon(t *testing.T) {
+	p := newPlane(t, hdfsCluster(t), harness.Options{})
+	master := p.StartAndWait(settle)
+	p.AnyMoment(fastBeat)
+	at := master.Kill(harness.Daemon)
+	next := p.WaitStart(at, 2*fastT+settle)
+	took := next.Start.Sub(at)
+	harness.Note(t, fmt.Sprintf("HDFS: kill -9 of the daemon to the next start: %v", took.Round(time.Millisecond)))
+	// Without a release nobody may claim before this.
+	if early := fast(t).ClaimAfter(0) - fastBeat - fast(t).Operation; took > early {
+		t.Errorf("the next start came after %v, as if nothing had been released", took)
+	}
+	if v := p.Register(); v.Term < 2 {
+		t.Errorf("the register is at %+v", v)
 	}
 }
 
