@@ -80,10 +80,13 @@ func (g *guardian) openDog(w *Watchdog) (lost string, err error) {
 // tryDog starts the device and stops it again.
 func (g *guardian) tryDog(d *dog, info watchdog.Info, there bool) error {
 	if there && info.Running {
-		// A former guard has left it running, to end what it could not. Whoever
-		// stops it must know that there is nothing.
+		// A former guard has left it running, to end what it could not; or the
+		// firmware started it. Whoever takes it over must know that nothing is
+		// left: of the terms up to MinTerm the daemon does, and nothing outlives
+		// a boot of the machine.
 		tree, found, err := LoadTree(g.cfg.DataDir)
-		if gone, why := tree.Gone(); err != nil || found && !gone {
+		ours := found && tree.Term > g.cfg.MinTerm && tree.BootID == g.bootID
+		if gone, why := tree.Gone(); err != nil || ours && !gone {
 			return errors.Join(fmt.Errorf("%s runs, and what the former guard ran is not proven gone (%s): it is left to reset this machine", d.Device, why), err)
 		}
 	}

@@ -32,7 +32,8 @@ func openFake(path string) (watchdog.Device, error) {
 
 func lookFake(_, path string) (watchdog.Info, bool) {
 	_, err := os.Stat(path)
-	return watchdog.Info{Device: path, Known: true, Identity: "fake", Nowayout: filepath.Base(path) == "nowayout"}, err == nil
+	name := filepath.Base(path)
+	return watchdog.Info{Device: path, Known: true, Identity: "fake", Running: name == "running", Nowayout: name == "nowayout"}, err == nil
 }
 
 func (d fake) note(what string) error {
@@ -259,5 +260,54 @@ func TestWatchdogThatCanNotBeHad(t *testing.T) {
 		if err := c.Close(t.Context()); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// A watchdog that runs already is taken over only where nothing can be left of
+// what it is to end.
+func TestWatchdogThatRunsAlready(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "running")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		tree  *Tree
+		taken bool
+	}{
+		"no former run":           {nil, true},
+		"a former run that ended": {&Tree{Term: 7, BootID: bootID(), Isolation: IsolationGroup, Empty: true}, true},
+		"one that may be alive":   {&Tree{Term: 7, BootID: bootID(), Isolation: IsolationGroup}, false},
+		"one before the boot":     {&Tree{Term: 7, BootID: "another", Isolation: IsolationGroup}, true},
+		"one the daemon ended":    {&Tree{Term: 3, BootID: bootID(), Isolation: IsolationGroup}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			data := t.TempDir()
+			if c.tree != nil {
+				f, err := newTree(data)
+				if err == nil {
+					err = errors.Join(commitTree(f, data, *c.tree), f.Close())
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			g, err := Start(t.Context(), Options{
+				DataDir: data, Isolation: IsolationGroup, Log: os.Stderr, MinTerm: 5,
+				Watchdog: &Watchdog{Device: path, Timeout: 2 * time.Second, Required: true},
+			})
+			if (err == nil) != c.taken {
+				t.Errorf("taken over: %v, %v", err == nil, err)
+			}
+			if err != nil {
+				if !strings.Contains(err.Error(), "it is left to reset this machine") {
+					t.Error(err)
+				}
+				return
+			}
+			if err := g.Close(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
