@@ -101,8 +101,8 @@ func (d *daemon) newService(ctx context.Context) (ha.Service, error) {
 // unitLimit bounds how long systemd may take to say what it knows of a unit.
 const unitLimit = 10 * time.Second
 
-// unitCommands gives a service that systemd runs its three commands, short
-// processes of this binary. It refuses a unit that systemd would start by itself.
+// unitCommands gives a service that systemd runs its commands, short processes
+// of this binary. It refuses a unit that systemd would start by itself.
 func (d *daemon) unitCommands(ctx context.Context, s config.Service) (config.Service, error) {
 	name := s.Systemd
 	if name == "" {
@@ -118,6 +118,9 @@ func (d *daemon) unitCommands(ctx context.Context, s config.Service) (config.Ser
 	s.Command = []string{selfExe, unit.Command, unit.OpRun, name}
 	s.Stop = []string{selfExe, unit.Command, unit.OpStop, name, kill.String()}
 	s.Probe = []string{selfExe, unit.Command, unit.OpProbe, name}
+	if r := s.Ready; r.HTTP == "" && r.TCP == "" && r.File == "" && len(r.Exec) == 0 {
+		s.Ready.Exec = []string{selfExe, unit.Command, unit.OpReady, name}
+	}
 	return s, nil
 }
 

@@ -45,6 +45,7 @@ const (
 // auxState is what a run has as an auxiliary one.
 type auxState struct {
 	Aux
+	what     string     // in words; empty: its number
 	recorded chan error // the record is durable, or can not be made; nil once it was received
 	began    lease.Instant
 	pressed  lease.Instant // when its main process was sent KILL
@@ -178,7 +179,7 @@ func (g *guardian) startAux(r *run) (refused string) {
 func (g *guardian) pressAux(r *run, now lease.Instant) {
 	a := r.aux
 	if !a.timedOut && now.Longest(a.began) >= a.Timeout {
-		g.log.printf("term %d: auxiliary run %d takes longer than %v: KILL", r.Term, r.ID, a.Timeout)
+		g.log.printf("term %d: %s takes longer than %v: KILL", r.Term, r.name(), a.Timeout)
 		a.timedOut, a.pressed = true, now
 		r.ctl.send(shimOrder{Signal: int(unix.SIGKILL)}) // so that its output is heard of
 	}

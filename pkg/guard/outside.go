@@ -133,9 +133,13 @@ func (g *guardian) askOutside(now lease.Instant) {
 
 func (g *guardian) helpOutside(now lease.Instant, argv []string, limit time.Duration) {
 	o := g.outside
+	what := "service.stop"
+	if o.probing {
+		what = "service.probe"
+	}
 	r := &run{
 		Run: Run{Term: o.run.Term, ID: outsideID, Argv: argv, Env: o.run.Env, Dir: o.run.Dir},
-		aux: &auxState{Aux: Aux{Timeout: limit, OfStop: true}, end: Event{Exit: -1}}, iso: g.auxIsolation(),
+		aux: &auxState{Aux: Aux{Timeout: limit, OfStop: true}, what: what, end: Event{Exit: -1}}, iso: g.auxIsolation(),
 	}
 	if r.iso.kind == IsolationCgroup {
 		r.cgroup = r.iso.cgroups.nameCgroup(cgroupPrefix(g.cfg.DataDir), r.Term, r.ID)

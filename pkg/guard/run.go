@@ -84,10 +84,13 @@ func (g *guardian) pressRun(r *run, now lease.Instant) {
 
 // name is what a run is called in words.
 func (r *run) name() string {
-	if r.aux != nil {
-		return fmt.Sprintf("auxiliary run %d", r.ID)
+	switch {
+	case r.aux == nil:
+		return "the service"
+	case r.aux.what != "":
+		return r.aux.what
 	}
-	return "the service"
+	return fmt.Sprintf("auxiliary run %d", r.ID)
 }
 
 // serviceID is the run's id in events that also the service has.

@@ -24,6 +24,7 @@ const (
 	OpRun   = "run"
 	OpStop  = "stop"
 	OpProbe = "probe"
+	OpReady = "ready"
 )
 
 // Exit codes of the probe, as of OCF agents.
@@ -45,7 +46,7 @@ const answerLimit = 5 * time.Second
 // and of stop the time until SIGKILL. The result is the exit code.
 func Main(args []string, stdout, stderr io.Writer) int {
 	if len(args) < 2 || (len(args) == 3) != (args[0] == OpStop) || len(args) > 3 {
-		fmt.Fprintln(stderr, "unit: wants run NAME, stop NAME KILL-AFTER or probe NAME; it is run by the guard only")
+		fmt.Fprintln(stderr, "unit: wants run NAME, stop NAME KILL-AFTER, probe NAME or ready NAME; it is run by guard and daemon only")
 		return exitUsage
 	}
 	ctx, cancel := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
@@ -62,6 +63,8 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		}
 	case OpProbe:
 		code, err = probe(ctx, name, stdout)
+	case OpReady:
+		code, err = ready(ctx, name)
 	}
 	if err != nil {
 		fmt.Fprintf(stderr, "unit %s: %v\n", args[0], err)
@@ -182,6 +185,26 @@ func stop(ctx context.Context, name string, after time.Duration) (int, error) {
 		case <-time.After(look):
 		}
 	}
+}
+
+// ready tells whether the unit has started: by systemd's word, which knows from
+// Type= what that means.
+func ready(ctx context.Context, name string) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerLimit)
+	defer cancel()
+	s, err := dial(ctx)
+	if err != nil {
+		return exitFailed, err
+	}
+	defer s.close()
+	st, err := s.state(ctx, name)
+	if err == nil && (st.active != "active" || st.job) {
+		err = fmt.Errorf("%s is %s", name, st.active)
+	}
+	if err != nil {
+		return exitFailed, err
+	}
+	return 0, nil
 }
 
 // probe asks twice: a request of another process that systemd had not read at

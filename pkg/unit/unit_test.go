@@ -57,6 +57,7 @@ func TestCommands(t *testing.T) {
 	m.Write("app.service", "[Service]\nExecStart=/bin/sleep 1000\n")
 	m.Write("deaf.service", "[Service]\nExecStart=/bin/sh -c 'trap \"\" TERM; setsid sh -c \": >/run/child; while :; do sleep 0.1; done\" & while :; do sleep 0.1; done'\nKillMode=process\n")
 	m.Write("fails.service", "[Service]\nExecStart=/bin/sh -c 'sleep 0.3; exit 42'\n")
+	m.Write("slow.service", "[Service]\nType=notify\nExecStart=/bin/sleep 1000\n") // never ready
 	probe := func(name string, want int) {
 		t.Helper()
 		code, out := inside(t, m, OpProbe, name)
@@ -73,13 +74,25 @@ func TestCommands(t *testing.T) {
 	probe("app.service", exitStopped)
 	probe("never-heard-of.service", exitStopped) // nothing of it runs
 
+	code, out := inside(t, m, OpReady, "app.service")
+	is(t, exitFailed, code, out, "ready before the start")
 	m.Control("start", "app.service")
 	probe("app.service", exitRuns)
-	code, out := inside(t, m, OpStop, "app.service", "10s")
+	code, out = inside(t, m, OpReady, "app.service")
+	is(t, 0, code, out, "ready")
+	code, out = inside(t, m, OpStop, "app.service", "10s")
 	is(t, 0, code, out, "stop")
 	probe("app.service", exitStopped)
 	code, out = inside(t, m, OpStop, "app.service", "10s")
 	is(t, 0, code, out, "stop of what does not run")
+
+	m.Control("start", "--no-block", "slow.service")
+	code, out = inside(t, m, OpReady, "slow.service")
+	is(t, exitFailed, code, out, "ready while it starts")
+	probe("slow.service", exitRuns)
+	code, out = inside(t, m, OpStop, "slow.service", "10s")
+	is(t, 0, code, out, "stop while it starts")
+	probe("slow.service", exitStopped)
 
 	// Deaf to TERM, and with a child that systemd leaves alone.
 	m.Control("start", "deaf.service")

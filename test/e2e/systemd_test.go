@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	unit "github.com/understudy-ha/understudy/deploy/systemd"
+	"github.com/understudy-ha/understudy/pkg/election"
 	"github.com/understudy-ha/understudy/test/e2e/harness"
 	"github.com/understudy-ha/understudy/test/e2e/intervals"
 	"github.com/understudy-ha/understudy/test/systemd"
@@ -182,8 +183,11 @@ func TestUnit(t *testing.T) {
 // becomes of the daemon, the unit is stopped, by KILL, within the right to serve,
 // and nothing of it is alive when the next master's begins.
 func TestSystemdUnitAsService(t *testing.T) {
-	timing := fast(t)
-	p := harness.NewPlane(t, harness.Options{Nodes: 2})
+	// T=10s leaves a stop twice the time of "fast", in which a busy machine
+	// starts and ends three processes.
+	timing, err := election.Derive(election.TimingRequest{Timeout: 10 * time.Second})
+	must(t, err)
+	p := harness.NewPlane(t, harness.Options{Nodes: 2, Settings: map[string]any{"ha.preset": nil, "ha.heartbeatTimeout": "10s"}})
 	machine := map[*harness.Node]*systemd.Manager{}
 	for _, n := range p.Nodes {
 		m := systemd.Boot(t)
@@ -218,16 +222,20 @@ func TestSystemdUnitAsService(t *testing.T) {
 		if !active(master) || active(other) {
 			t.Errorf("%s: the unit does not run on the master, or on the other node as well", round.what)
 		}
-		old := p.Latest()
-		if len(old.Processes) != 2 {
-			t.Errorf("%s: %v has %d processes, want 2", round.what, old, len(old.Processes))
+		var old intervals.Tree // the unit is active before its processes have written anything
+		if !harness.Poll(settle, func() bool {
+			tree, ok := p.Record().Latest()
+			old = tree
+			return ok && tree.Node == master.ID() && len(tree.Processes) == 2
+		}) {
+			t.Fatalf("%s: %v has %d processes, want 2", round.what, old, len(old.Processes))
 		}
 		group := machine[master].Cgroup(machine[master].Property("app.service", "ControlGroup"))
 		if _, err := os.Stat(filepath.Join(group, "cgroup.procs")); err != nil {
 			t.Errorf("%s: %v", round.what, err)
 		}
 		at := round.end(master)
-		next := p.WaitStart(old.Last+1, 2*fastT+settle)
+		next := p.WaitStart(old.Last+1, 2*timing.Timeout+settle)
 		harness.Figures(t, round.what+" to the next start, service run by systemd", []time.Duration{next.Start.Sub(at)})
 		old = p.Tree(old.ID)
 		if lived := old.Last.Sub(at); lived > timing.End() {
