@@ -35,7 +35,7 @@ const (
 	tokenPrefix = "ust_" // what secret scanners can look for
 	tokenIDLen  = 8
 	never       = "never"
-	tokensHead  = "# Bearer tokens of understudy, one a line: id, role, end, SHA-256, what for.\n"
+	fileHead    = "# Bearer tokens of understudy, one a line: id, role, end, SHA-256, what for.\n"
 )
 
 // ParseTokens reads what Bytes writes. name is what errors call the source.
@@ -96,7 +96,7 @@ func LoadTokens(path string) (*Tokens, error) {
 
 // Bytes is the file of the tokens.
 func (t *Tokens) Bytes() []byte {
-	b := bytes.NewBufferString(tokensHead)
+	b := bytes.NewBufferString(fileHead)
 	for _, tok := range t.list {
 		end := never
 		if !tok.Expires.IsZero() {

@@ -139,7 +139,7 @@ func (r *rotating) open() error {
 	if r.f != nil {
 		return nil
 	}
-	f, err := os.OpenFile(r.path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o640)
+	f, err := os.OpenFile(r.path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o640) //nolint:gosec // the group may read the log
 	if err != nil {
 		return err
 	}

@@ -48,7 +48,7 @@ type output struct {
 
 // openOutput starts the writer of the log at path.
 func openOutput(o Options, sole *atomic.Bool) (*output, error) {
-	f, err := os.OpenFile(o.OutputPath, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640)
+	f, err := os.OpenFile(o.OutputPath, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640) //nolint:gosec // the group may read the log
 	if err != nil {
 		return nil, err
 	}

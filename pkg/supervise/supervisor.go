@@ -199,7 +199,7 @@ func (s *Supervisor) openFiles() error {
 }
 
 func (s *Supervisor) open(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640) //nolint:gosec // the group may read the log
 	if err == nil {
 		s.files = append(s.files, f)
 	}
