@@ -63,6 +63,16 @@ type State struct {
 // Empty is the state before the first segment.
 func Empty() *State { return &State{} }
 
+// FromEntries is a state that was saved elsewhere: entries in the order of
+// their keys, each once, with versions no higher than that of head.
+func FromEntries(head lease.Head, term lease.Term, entries []Entry) *State {
+	var b builder
+	for _, e := range entries {
+		b.add(e)
+	}
+	return &State{Head: head, Term: term, t: b.tree()}
+}
+
 // Seq is the number of the last transaction.
 func (s *State) Seq() uint64 { return s.Head.Seq }
 

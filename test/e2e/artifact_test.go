@@ -40,6 +40,21 @@ func pushed(t *testing.T, n *harness.Node, args ...string) {
 	}
 }
 
+// onMaster runs a command on the master, and on the next one if that ceased to
+// be it meanwhile, as it may on a busy machine.
+func onMaster(t *testing.T, p *harness.Plane, args ...string) string {
+	t.Helper()
+	for tries := 1; ; tries++ {
+		out, err := understudy(t, p.WaitMaster(fastT+settle), args...)
+		if err == nil {
+			return out
+		}
+		if tries == 5 {
+			t.Fatalf("understudy %q: %v\n%s", args, err, out)
+		}
+	}
+}
+
 // leader waits for the node that holds the term, its service running or not.
 func leader(t *testing.T, p *harness.Plane) *harness.Node {
 	t.Helper()
@@ -172,9 +187,7 @@ func TestKilledPush(t *testing.T) {
 				t.Fatalf("the push that is let be: %v\n%s", err, &out)
 			}
 			took = time.Since(began)
-			if text, err := understudy(t, master, "artifact", "rm", "big"); err != nil {
-				t.Fatalf("rm: %v\n%s", err, text)
-			}
+			onMaster(t, p, "artifact", "rm", "big")
 			cancel()
 			continue
 		}
@@ -189,18 +202,12 @@ func TestKilledPush(t *testing.T) {
 		switch done := strings.Contains(out.String(), "big"); {
 		case err == nil && done && strings.Contains(list, "big"):
 			// It was over before the kill; away with it, for the next round.
-			next := p.WaitMaster(fastT + settle)
-			if text, err := understudy(t, next, "artifact", "rm", "big"); err != nil {
-				t.Fatalf("rm: %v\n%s", err, text)
-			}
+			onMaster(t, p, "artifact", "rm", "big")
 		case strings.Contains(list, "big"):
 			t.Logf("killed between the commit and its answer: %s", &out)
-			next := p.WaitMaster(fastT + settle)
-			pullAndCompare(t, next, file)
 			killed++
-			if text, err := understudy(t, next, "artifact", "rm", "big"); err != nil {
-				t.Fatalf("rm: %v\n%s", err, text)
-			}
+			pulled(t, p, file)
+			onMaster(t, p, "artifact", "rm", "big")
 		default:
 			killed++
 		}
@@ -209,12 +216,24 @@ func TestKilledPush(t *testing.T) {
 		clearObjects(t, p.Store)
 		master.Start()
 	}
-	master := p.WaitSettled(fastT + settle)
-	if out, err := understudy(t, master, "artifact", "list"); err != nil || strings.Contains(out, "big") {
-		t.Errorf("to be seen after %d killed pushes: %v\n%s", rounds, err, out)
+	if out := onMaster(t, p, "artifact", "list"); strings.Contains(out, "big") {
+		t.Errorf("to be seen after %d killed pushes: %s", rounds, out)
 	}
-	pushed(t, master, "big", file)
-	pullAndCompare(t, master, file)
+	onMaster(t, p, "artifact", "push", "big", file)
+	pulled(t, p, file)
+}
+
+// pulled gets the artifact from the master and compares it.
+func pulled(t *testing.T, p *harness.Plane, file string) {
+	t.Helper()
+	got := file + ".pulled"
+	onMaster(t, p, "artifact", "pull", "big", got)
+	if a, b := sum(t, file), sum(t, got); a != b {
+		t.Errorf("pulled %s, pushed %s", b, a)
+	}
+	if err := os.Remove(got); err != nil {
+		t.Error(err)
+	}
 }
 
 // clearObjects removes what the master would remove by and by: what no name
@@ -239,20 +258,6 @@ func understudyList(t *testing.T, store string) (string, error) {
 	defer cancel()
 	out, err := exec.CommandContext(ctx, harness.Understudy(), "artifact", "list", "--store", store).CombinedOutput()
 	return string(out), err
-}
-
-func pullAndCompare(t *testing.T, n *harness.Node, file string) {
-	t.Helper()
-	got := file + ".pulled"
-	if out, err := understudy(t, n, "artifact", "pull", "big", got); err != nil {
-		t.Fatalf("pull: %v\n%s", err, out)
-	}
-	if a, b := sum(t, file), sum(t, got); a != b {
-		t.Errorf("pulled %s, pushed %s", b, a)
-	}
-	if err := os.Remove(got); err != nil {
-		t.Error(err)
-	}
 }
 
 func sum(t *testing.T, path string) artifact.Digest {

@@ -42,6 +42,16 @@ func TestMovedPlane(t *testing.T) {
 	if out, err := understudy(t, n, "copy-state", "--from", there, "--to", p.Store, "--replace"); err == nil || !strings.Contains(out, "stop every node") {
 		t.Errorf("into a live plane: %v\n%s", err, out)
 	}
+	saved, third := filepath.Join(p.Dir, "saved.zip"), filepath.Join(p.Dir, "third")
+	if err := os.Mkdir(third, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	command(t, n, "export", saved, "--store", there)
+	restored := command(t, n, "import", saved, "--to", third)
+	_, digest, _ := strings.Cut(said, "sha256 ")
+	if digest, _, _ = strings.Cut(digest, "\n"); len(digest) != 64 || !strings.Contains(restored, digest) {
+		t.Errorf("copied as %q, restored as %s", digest, restored)
+	}
 	before := p.Register().Term
 	n.Stop(settle)
 	command(t, n, "forget-plane", string(p.Register().Plane))
@@ -53,7 +63,7 @@ func TestMovedPlane(t *testing.T) {
 	if got := command(t, n, "state", "get", "jobs/next"); strings.TrimSpace(got) != "17" {
 		t.Errorf("the key is %q", got)
 	}
-	pullAndCompare(t, n, file)
+	pulled(t, p, file)
 	if s, err := n.States(); err != nil || s.Term <= uint64(before) {
 		t.Errorf("term %d after %d, %v", s.Term, before, err)
 	}
