@@ -153,6 +153,9 @@ func (o *operations) move(ctx context.Context, s *Status, op Operation) (waits b
 // written first, so that the successor can settle it.
 func (o *operations) begin(ctx context.Context, s *Status, op Operation) error {
 	to, reasons := o.target(s, op)
+	if len(reasons) > 0 && !op.Force && time.Since(s.Reign.Since) < 4*o.n.opts.Timing.Heartbeat {
+		return nil // a master that has just begun may not have heard of the others yet
+	}
 	if len(reasons) > 0 && !op.Force {
 		return o.finish(ctx, s, op, OpFailed, reasons...)
 	}
