@@ -373,6 +373,7 @@ func (g *guardian) configure(c config) {
 	if c.Outside != nil {
 		g.outside = &outside{Outside: *c.Outside}
 		g.iso.lost = append(slices.Clone(g.iso.lost), outsideLost)
+		g.auxIsolation() // found out by trying, for which a stop has no time
 		g.oweOutside(c.Unproven)
 	}
 	debug.FreeOSMemory()
