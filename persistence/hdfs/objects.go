@@ -160,7 +160,11 @@ func (w *writer) put(ctx context.Context, r io.Reader) error {
 	s := w.s
 	what := "put " + s.url(s.in(w.key))
 	c, err := call(ctx, s.objects, what, func(found *session) (*session, error) {
-		// The session that found the active NameNode shows the way to it.
+		// A connection alone does not show that its NameNode is active; an answer
+		// does.
+		if err := s.there(found); err != nil {
+			return nil, err
+		}
 		return s.link.open(ctx, found.at, false)
 	})
 	if err != nil {

@@ -290,9 +290,20 @@ func (c *conn) latest() []byte {
 func (c *conn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	if err != nil {
-		return n, c.fail(err)
+		return n, c.fail(c.lastWords(err))
 	}
 	return n, nil
+}
+
+// lastWords looks whether one who hung up has said that it is no NameNode.
+func (c *conn) lastWords(err error) error {
+	_ = c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	var head [4]byte
+	n, _ := io.ReadFull(c.Conn, head[:])
+	if strange := c.follow(head[:n]); strange != nil {
+		return strange
+	}
+	return err
 }
 
 // Close implements net.Conn.
