@@ -226,6 +226,10 @@ func (k *keeper) write(ctx context.Context, h *held, g *journal.Segment) (*journ
 	if err != nil {
 		return nil, fmt.Errorf("the change was not made: %w", err)
 	}
+	if snapped := k.snapped.Load(); snapped != nil && g.Snapshot != g.Previous && g.Snapshot != h.state.Snapshot {
+		next.Segments += h.state.Segments - snapped.Segments // what was committed while it was being written
+		next.LogBytes += h.state.LogBytes - snapped.LogBytes
+	}
 	k.beganAt = time.Now()
 	if k.opts.without == withoutFence {
 		k.held.Store(&held{next, h.term})

@@ -30,17 +30,18 @@ type keeper struct {
 	poke    chan struct{}
 
 	mu                 sync.Mutex
-	queue              []*change      // writers whose turn has not come
-	order              *election.Load // a state to be read for a reign
-	reign              lease.Term     // that may commit; 0: none
-	plane              lease.PlaneID  // empty until the register was read
-	head               lease.Head     // of the register, as last read
-	hot                bool           // this node follows
-	first              lease.Term     // highest term seen when the register was first read
-	seen               bool           // it was
-	current            func()         // ends what is under way for a reign or role that is over
-	ready              lease.Head     // a snapshot that is stored and not yet referred to
-	making, collecting bool           // a snapshot is being made; old segments are being removed
+	queue              []*change                     // writers whose turn has not come
+	order              *election.Load                // a state to be read for a reign
+	reign              lease.Term                    // that may commit; 0: none
+	plane              lease.PlaneID                 // empty until the register was read
+	head               lease.Head                    // of the register, as last read
+	hot                bool                          // this node follows
+	first              lease.Term                    // highest term seen when the register was first read
+	seen               bool                          // it was
+	current            func()                        // ends what is under way for a reign or role that is over
+	ready              lease.Head                    // a snapshot that is stored and not yet referred to
+	snapped            atomic.Pointer[journal.State] // what the newest snapshot of this reign was made of
+	making, collecting bool                          // a snapshot is being made; old segments are being removed
 
 	// Owned by the goroutine.
 	clean   bool

@@ -55,6 +55,7 @@ func (k *keeper) maySnapshot(s *journal.State) {
 		k.making = false
 		if err == nil && k.reign == term { // of another reign it would not be in the chain for sure
 			k.ready = head
+			k.snapped.Store(s)
 		}
 		k.mu.Unlock()
 		if k.opts.without == withoutChain && err == nil {
