@@ -75,11 +75,15 @@ func (c *Client) Associate(ctx context.Context, allocation string, t Target) (As
 	if t.PrivateIP != "" {
 		in.PrivateIpAddress = &t.PrivateIP
 	}
-	if _, err := c.api.associate(ctx, in); err != nil {
+	out, err := c.api.associate(ctx, in)
+	if err != nil {
 		return Association{}, fmt.Errorf("AssociateAddress %s: %w", allocation, plain(err))
 	}
 	a, err := c.Lookup(ctx, allocation)
-	if err == nil && !a.leads(t) {
+	if err != nil {
+		return Association{ID: aws.ToString(out.AssociationId), Target: t}, err
+	}
+	if !a.leads(t) {
 		err = fmt.Errorf("%s is described to lead to %s, not to %s", allocation, a.Target, t)
 	}
 	return a, err

@@ -60,6 +60,9 @@ func (e *Elastic) Keep(ctx context.Context) {
 		a, err := e.attempt(ctx)
 		switch {
 		case errors.Is(err, errOver):
+			if a.leads(e.Target) { // made at the last moment: it is to be released as well
+				held, first = &a, false
+			}
 			continue
 		case err != nil:
 			wait = min(max(2*wait, e.Retry), e.MaxRetry)
