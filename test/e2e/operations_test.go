@@ -61,12 +61,13 @@ func ended(t *testing.T, n *harness.Node, id string, ok ...string) v1.Operation 
 	return op
 }
 
-// candidate waits until a node looks to another as if it could take over.
+// candidate waits until a node looks to another as if it could take over from
+// the master that the other sees.
 func candidate(t *testing.T, to, n *harness.Node) {
 	t.Helper()
 	if !harness.Poll(settle, func() bool {
 		s, err := to.States()
-		return err == nil && s.Nodes[n.ID()].Electable
+		return err == nil && s.MasterID != nil && s.Nodes[n.ID()].Electable
 	}) {
 		t.Fatalf("%s does not become a candidate", n.Name)
 	}
@@ -262,6 +263,7 @@ func TestPausedPlane(t *testing.T) {
 	p := harness.NewPlane(t, harness.Options{})
 	master := p.StartAndWait(settle)
 	standby := p.Standby(master)
+	candidate(t, standby, standby)
 	ask(t, standby, "pause", "", v1.OperationRequest{Reason: "storage work"}, "running")
 	at := master.KillTree()
 	neverFor(t, 2*fastT, "somebody took over a paused plane", func() bool { return len(p.Masters()) > 0 || p.Record().StartsAfter(at) > 0 })
