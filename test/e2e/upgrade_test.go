@@ -16,7 +16,7 @@ import (
 )
 
 // formerRevision is the source of the version that is upgraded from.
-const formerRevision = "6f5c8bc250d5c5f096160f1f441c5a8b173d400d"
+const formerRevision = "c90fb5c55954701cf97df5b4db2eb7c774854f48"
 
 // TestUpgrade moves a plane from one version to the next and back in the order
 // that docs/operations.md gives, standbys first, while clients ask all nodes:
