@@ -22,6 +22,7 @@ import (
 	"github.com/understudy-ha/understudy/pkg/lease"
 	"github.com/understudy-ha/understudy/test/e2e/harness"
 	"github.com/understudy-ha/understudy/test/e2e/intervals"
+	"github.com/understudy-ha/understudy/test/need"
 )
 
 // TestRestartProvesItself restarts the only node of a plane after a kill -9 of
@@ -349,7 +350,7 @@ func curlWith(t *testing.T, n *harness.Node, path string, args ...string) string
 	t.Helper()
 	program, err := exec.LookPath("curl")
 	if err != nil {
-		t.Skip("curl is missing; on Debian: apt-get install curl")
+		need.Missing(t, "curl is missing; on Debian: apt-get install curl")
 	}
 	user, password, err := n.Credentials()
 	if err != nil {
