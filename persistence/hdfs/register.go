@@ -68,31 +68,16 @@ func (s *Store) judge(names []string) (persistence.Snapshot, error) {
 	const remedy = "with all nodes stopped, 'understudy store fsck' says what is there and 'understudy store repair' puts a value in its place"
 	switch {
 	case len(values) > 1:
-		return persistence.Snapshot{}, ours("%w: %s holds %d values, %s; %s", persistence.Torn, dir, len(values), quote(values), remedy)
+		return persistence.Snapshot{}, ours("%w: %s holds %d values, %s; %s", persistence.Torn, dir, len(values), persistence.QuoteNames(values), remedy)
 	case len(values) == 0 && len(others) > 0:
-		return persistence.Snapshot{}, ours("%w: %s holds no value this version can read, only %s; %s", persistence.Torn, dir, quote(others), remedy)
+		return persistence.Snapshot{}, ours("%w: %s holds no value this version can read, only %s; %s", persistence.Torn, dir, persistence.QuoteNames(others), remedy)
 	case len(values) == 0:
 		return persistence.Snapshot{}, ours("%w: %s is empty; %s", persistence.Torn, dir, remedy)
 	}
 	if len(others) > 0 {
-		s.warn(fmt.Sprintf("%s holds foreign files beside the register: %s; remove them", dir, quote(others)))
+		s.warn(fmt.Sprintf("%s holds foreign files beside the register: %s; remove them", dir, persistence.QuoteNames(others)))
 	}
 	return persistence.Snapshot{Version: persistence.Version(values[0]), Value: []byte(values[0])}, nil
-}
-
-// quote shows names that anybody may have made up, and not too many of them.
-func quote(names []string) string {
-	const most = 3
-	more := ""
-	if len(names) > most {
-		more = fmt.Sprintf(" and %d more", len(names)-most)
-		names = names[:most]
-	}
-	q := make([]string, len(names))
-	for i, n := range names {
-		q[i] = fmt.Sprintf("%q", n)
-	}
-	return strings.Join(q, ", ") + more
 }
 
 // CAS implements persistence.Register by one rename2. Conflict stands for a

@@ -90,7 +90,7 @@ func (s *Store) replace(c *session, val string) (string, error) {
 	case err != nil:
 		return name, err
 	case len(names) != 1 || names[0] != val:
-		return name, ours("%w: %s holds %s after the repair: some node is still running; stop it and repair again", persistence.Conflict, s.url(dir), quote(names))
+		return name, ours("%w: %s holds %s after the repair: some node is still running; stop it and repair again", persistence.Conflict, s.url(dir), persistence.QuoteNames(names))
 	}
 	if c.client.Remove(aside) == nil { // nothing was there to keep
 		name = ""

@@ -104,7 +104,7 @@ func (s *Store) replace(val string) (string, error) {
 	case err != nil:
 		return name, err
 	case len(names) != 1 || names[0] != val:
-		return name, fmt.Errorf("%w: %s holds %s after the repair: some node is still running; stop it and repair again", persistence.Conflict, dir, quote(names))
+		return name, fmt.Errorf("%w: %s holds %s after the repair: some node is still running; stop it and repair again", persistence.Conflict, dir, persistence.QuoteNames(names))
 	}
 	if os.Remove(aside) == nil { // nothing was there to keep
 		name = ""
