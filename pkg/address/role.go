@@ -17,8 +17,9 @@ func KeepRole(ctx context.Context, path string, serving func() bool, failed func
 	defer tick.Stop()
 	broken := false
 	for {
+		over := ctx.Err() != nil // asked once: what ends in between is the next round's
 		role := "1\n"
-		if ctx.Err() == nil && serving() {
+		if !over && serving() {
 			role = "0\n"
 		}
 		// What it says is read, not remembered: the guard turns it, too.
@@ -28,7 +29,7 @@ func KeepRole(ctx context.Context, path string, serving func() bool, failed func
 			}
 			broken = err != nil
 		}
-		if ctx.Err() != nil {
+		if over {
 			return
 		}
 		select {

@@ -49,6 +49,17 @@ func TestKeepRole(t *testing.T) {
 	}
 }
 
+// Whenever it is told to end, even while it looks, the last word is "1".
+func TestKeepRoleLastWord(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "role")
+	ctx, cancel := context.WithCancel(t.Context())
+	KeepRole(ctx, path, func() bool { cancel(); return true }, func(err error) { t.Error(err) })
+	if b, err := os.ReadFile(path); err != nil || string(b) != "1\n" {
+		t.Errorf("at the end the file says %q, %v", b, err)
+	}
+}
+
 // A directory that is not there is told of once, not 20 times a second.
 func TestKeepRoleTellsOnce(t *testing.T) {
 	t.Parallel()
