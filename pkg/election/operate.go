@@ -63,20 +63,31 @@ func (m *Machine) successor() (Candidate, bool) {
 // rank is the number of candidates that claim before this node. One that an
 // operator asked for comes first. As any order this only delays.
 func (m *Machine) rank() int {
-	self := m.self()
-	n := Rank(self, m.peers)
+	self, others := m.self(), m.claimants()
+	n := Rank(self, others)
 	if m.prefer == "" {
 		return n
 	}
 	if m.prefer == m.cfg.Node {
 		return 0
 	}
-	for _, p := range m.peers {
+	for _, p := range others {
 		if p.Node == m.prefer && compare(self, p) < 0 {
 			return n + 1
 		}
 	}
 	return n
+}
+
+// claimants are the candidates without the node that holds the watched value
+// or released it: whatever its record said when that was last read, nobody
+// waits for a node that is silent or has just left.
+func (m *Machine) claimants() []Candidate {
+	last := func(p Candidate) bool { return p.Node == m.watch.value.Holder }
+	if !slices.ContainsFunc(m.peers, last) {
+		return m.peers
+	}
+	return slices.DeleteFunc(slices.Clone(m.peers), last)
 }
 
 // unasked reports whether a claim of the value is a role change that nobody

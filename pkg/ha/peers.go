@@ -49,15 +49,15 @@ type peers struct {
 	n     *Node
 	lane  *lane
 	table atomic.Pointer[map[lease.NodeID]NodeStatus]
-	ruled atomic.Pointer[lease.NodeID] // the last node that was seen to hold the term
-	stale atomic.Bool                  // what operators asked for is not in the view yet
+	stale atomic.Bool // what operators asked for is not in the view yet
 
 	// Owned by the loop.
 	at      lease.Instant
 	began   bool
 	leading bool
 	state   lease.State
-	rounds  int // since the term last changed hands
+	ruler   lease.NodeID // the last node that was seen to hold the term
+	rounds  int          // since the term last changed hands
 
 	// Owned by the lane, except that forget takes it too.
 	mu       sync.Mutex
@@ -106,14 +106,11 @@ func (p *peers) shown(s *Status, now lease.Instant) {
 	}
 	leading, state := s.Leading(now), s.StateAt(now)
 	orphan := !leading && !s.HolderOK
-	// A new holder is a candidate no more, and whoever waits for it to claim
-	// first must learn that before it leaves again.
-	moved := s.Holder != "" && (p.ruled.Load() == nil || *p.ruled.Load() != s.Holder)
-	if moved {
-		holder := s.Holder
-		p.ruled.Store(&holder)
+	moved := !p.began || leading != p.leading
+	if s.Holder != "" && s.Holder != p.ruler {
+		p.ruler, moved = s.Holder, true
 	}
-	if moved = moved || !p.began || leading != p.leading; moved {
+	if moved {
 		p.rounds = 0
 	}
 	// The view tells the others that its writer serves now, or no more.
@@ -344,11 +341,7 @@ func (p *peers) announce(leading bool) {
 	p.table.Store(&t)
 	now := p.n.Now()
 	var cs []election.Candidate
-	ruled := p.ruled.Load()
 	for _, ns := range t {
-		if ruled != nil && ns.Node == *ruled {
-			continue // its record may still be that of the standby it was
-		}
 		at := now
 		if p.n.thrifty() && !leading {
 			at = ns.SeenAt // as the master saw it last: without one nobody looks

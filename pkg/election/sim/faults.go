@@ -87,6 +87,7 @@ type trouble struct {
 	failStart, slowStop          instant
 	slowPipe, sluggish, diskBad  instant
 	sluggishBy                   int64
+	far                          bool // every operation takes it a good part of a second
 
 	noProof   bool
 	stuckBest bool // looks like the best candidate and never claims
@@ -153,13 +154,17 @@ func (w *World) nextFault() {
 		if w.percent(15) { // misfortunes never come singly
 			w.strike(p.pick(w))
 		}
-		// What strikes a node that is down anyway is no fault. A world that was
-		// spared by chance is made up for before it heals.
-		for i := 0; w.t > w.healAt/4*3 && w.faultsSoFar() < leastFaults && i < 10*leastFaults; i++ {
-			w.strike(p.pick(w))
-		}
 		w.nextFault()
 	})
+}
+
+// makeUp strikes until a world that chance has spared had its faults: what
+// strikes a node that is down anyway is none. It comes once, late enough for
+// chance to do it alone and before everything heals.
+func (w *World) makeUp() {
+	for i := 0; w.faultsSoFar() < leastFaults && i < 10*leastFaults; i++ {
+		w.strike(w.cfg.Profile.pick(w))
+	}
 }
 
 // leastFaults is how many faults every world sees.
@@ -515,7 +520,7 @@ func (w *World) heal() {
 	for _, n := range w.nodes {
 		tr := &n.trouble
 		n.mode = lease.ModeAuto
-		*tr = trouble{priority: tr.priority, drain: tr.drain, noProof: tr.noProof, stuckBest: tr.stuckBest}
+		*tr = trouble{priority: tr.priority, drain: tr.drain, noProof: tr.noProof, stuckBest: tr.stuckBest, far: tr.far}
 		if n.clk.asleep {
 			w.wake(n)
 		}

@@ -359,6 +359,9 @@ func (w *World) latency(n *node) int64 {
 	if w.t < n.trouble.slow {
 		return w.upTo(int64(n.timing.Operation) * 5 / 2)
 	}
+	if n.trouble.far {
+		return w.between(150*ms, 250*ms)
+	}
 	if w.percent(2) {
 		return w.between(20*ms, 150*ms)
 	}

@@ -184,13 +184,17 @@ func Restored() Profile {
 	return p
 }
 
-// Mute has a best candidate that can write but not read.
+// Mute has a best candidate that can write but not read, and that is nearer to
+// the store than the others: whatever it releases it can claim before them.
 func Mute() Profile {
 	p := plain("mute")
 	p.NoHeal = true
 	p.Script = func(w *World) {
 		mute := w.nodes[0]
 		mute.trouble.priority = 100
+		for _, n := range w.nodes[1:] {
+			n.trouble.far = true
+		}
 		w.after(w.between(20*sec, 30*sec), func() {
 			n := w.holder()
 			if n == nil || n == mute {
@@ -421,6 +425,7 @@ func (w *World) begin() {
 	}
 	if p.Every > 0 {
 		w.nextFault()
+		w.after(w.healAt/10*9, w.makeUp)
 	}
 }
 
