@@ -48,7 +48,9 @@
 // attribute that holds the content: one request to write, one to read, nothing
 // on DataNodes. What is larger is a file, written under a temporary name and
 // renamed, its length compared first. Where extended attributes are turned off
-// everything is a file. A listing does not tell the size of an attribute.
+// everything is a file. A listing does not tell the size of an attribute. What a
+// Put that was cut off leaves under its temporary name Sweep removes, a day later:
+// the NameNode does not tell whether a file still grows.
 //
 // # Names
 //

@@ -72,7 +72,7 @@ func (s *Store) putSmall(c *session, key, content string) error {
 			return s.attrError(c, file, err)
 		}
 	}
-	tmp := path.Dir(file) + "/.tmp-" + random()
+	tmp := path.Dir(file) + "/" + tmpPrefix + random()
 	err := touch(c.client, tmp)
 	if errors.Is(err, os.ErrNotExist) {
 		if err := s.parents(c, path.Dir(file)); err != nil {
@@ -186,7 +186,7 @@ var errContent = errors.New("content")
 // write writes the file aside and renames it.
 func (w *writer) write(c *session, r io.Reader) error {
 	s, file := w.s, w.s.in(w.key)
-	tmp := path.Dir(file) + "/.tmp-" + random()
+	tmp := path.Dir(file) + "/" + tmpPrefix + random()
 	f, err := w.create(c, tmp)
 	if err != nil {
 		return err
@@ -194,6 +194,8 @@ func (w *writer) write(c *session, r io.Reader) error {
 	err = w.copy(c, f, r)
 	if err == nil {
 		err = w.finish(c, f, tmp)
+	} else {
+		_ = f.Close() // or the library would keep what it has begun alive for ever
 	}
 	if err == nil {
 		err = s.wrap(c, "rename a file to", file, c.client.Rename(tmp, file))
@@ -235,6 +237,9 @@ func (w *writer) copy(c *session, f *hdfs.FileWriter, r io.Reader) error {
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := r.Read(buf)
+		if c.over() { // the library would go on filling its buffer, however slowly more comes
+			return errSecondDial
+		}
 		w.got += int64(n)
 		last := errors.Is(err, io.EOF)
 		if w.want >= 0 && (w.got > w.want || last && w.got < w.want) {
@@ -282,6 +287,11 @@ func (w *writer) finish(c *session, f *hdfs.FileWriter, tmp string) error {
 
 // Get implements persistence.Objects.
 func (s *Store) Get(ctx context.Context, key string) (io.ReadCloser, error) {
+	return s.get(ctx, key, 0)
+}
+
+// get opens an object at an offset.
+func (s *Store) get(ctx context.Context, key string, offset int64) (io.ReadCloser, error) {
 	if err := s.open(); err != nil {
 		return nil, err
 	}
@@ -292,12 +302,12 @@ func (s *Store) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	return call(ctx, s.objects, what, func(c *session) (io.ReadCloser, error) {
 		content, err := s.small(c, key)
 		if err == nil {
-			return &smallReader{ctx, what, strings.NewReader(content)}, nil
+			return &smallReader{ctx, what, strings.NewReader(content[min(offset, int64(len(content))):])}, nil
 		}
 		if !errors.Is(err, errNoAttrs) {
 			return nil, err
 		}
-		return s.openFile(ctx, c.at, what, s.in(key))
+		return s.openFile(ctx, c.at, what, s.in(key), offset)
 	})
 }
 
@@ -343,8 +353,8 @@ func (r *smallReader) Read(p []byte) (int, error) {
 // Close implements io.Closer.
 func (r *smallReader) Close() error { return nil }
 
-// openFile opens an object that is a file, on a session of its own.
-func (s *Store) openFile(ctx context.Context, at int, what, file string) (io.ReadCloser, error) {
+// openFile opens an object that is a file at an offset, on a session of its own.
+func (s *Store) openFile(ctx context.Context, at int, what, file string, offset int64) (io.ReadCloser, error) {
 	c, err := s.link.open(ctx, at, true)
 	if err != nil {
 		return nil, err
@@ -352,6 +362,9 @@ func (s *Store) openFile(ctx context.Context, at int, what, file string) (io.Rea
 	f, err := c.client.Open(file)
 	if err == nil && f.Stat().IsDir() {
 		err = &os.PathError{Op: "open", Path: file, Err: os.ErrNotExist}
+	}
+	if err == nil {
+		_, err = f.Seek(min(offset, f.Stat().Size()), io.SeekStart) // asks nobody
 	}
 	if err != nil {
 		c.abort()

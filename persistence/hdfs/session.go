@@ -133,6 +133,13 @@ func (s *session) abort() {
 	}
 }
 
+// over reports whether the session's connections were closed.
+func (s *session) over() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended
+}
+
 // finish ends a session that was not quiet.
 func (s *session) finish() {
 	s.abort() // or Close would wait for a call that hangs
