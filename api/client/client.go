@@ -42,6 +42,9 @@ type Options struct {
 	// authority's, or nodes' own (tls.crt). A node that shows a certificate that
 	// is one of these is trusted by whatever name or address it is reached.
 	CA []byte
+	// TLS replaces what Certificate, Insecure and CA make: for those who know
+	// better whom to trust.
+	TLS *tls.Config
 	// Here has changes of the persisted state made by the endpoint itself or
 	// not at all, also while its service starts or stops: for a service that
 	// speaks to the node it runs on.
@@ -91,7 +94,7 @@ func New(endpoints []string, opt Options) (*Client, error) {
 			DialContext:         (&net.Dialer{Timeout: c.opt.Timeout}).DialContext,
 			TLSHandshakeTimeout: c.opt.Timeout,
 			TLSClientConfig:     conf,
-			ForceAttemptHTTP2:   true,
+			ForceAttemptHTTP2:   opt.TLS == nil,
 			MaxIdleConnsPerHost: 2,
 			IdleConnTimeout:     time.Minute,
 			// A long body is not sent before the node has said that it wants it.

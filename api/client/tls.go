@@ -10,6 +10,9 @@ import (
 )
 
 func tlsConfig(opt Options) (*tls.Config, error) {
+	if opt.TLS != nil {
+		return opt.TLS, nil
+	}
 	conf := &tls.Config{
 		MinVersion:         tls.VersionTLS12,
 		InsecureSkipVerify: opt.Insecure, //nolint:gosec // asked for, and documented

@@ -17,6 +17,9 @@ func (s *server) audit(hr *http.Request, c caller, status int, took time.Duratio
 		zap.String("user", c.user), zap.Stringer("role", c.role), zap.String("remote", hr.RemoteAddr),
 		zap.String("method", hr.Method), zap.String("path", hr.URL.Path), zap.Int("status", status),
 	}
+	if c.node != "" {
+		fields = append(fields, zap.String("via", string(c.node)))
+	}
 	if asked := spoken(hr.Form); asked != "" {
 		fields = append(fields, zap.String("asked", asked))
 	}

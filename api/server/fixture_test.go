@@ -48,6 +48,8 @@ type fakeNode struct {
 func (f *fakeNode) Status() *ha.Status { f.mu.Lock(); defer f.mu.Unlock(); return f.st }
 func (f *fakeNode) Now() lease.Instant { f.mu.Lock(); defer f.mu.Unlock(); return f.now }
 
+func (f *fakeNode) set(st *ha.Status) { f.mu.Lock(); defer f.mu.Unlock(); f.st = st }
+
 func (f *fakeNode) advance(d time.Duration) { f.mu.Lock(); defer f.mu.Unlock(); f.now = f.now.Add(d) }
 
 func (f *fakeNode) called() []string {
@@ -224,6 +226,8 @@ type rig struct {
 	node *fakeNode
 	url  string
 	http *http.Client
+
+	handler http.Handler
 }
 
 // secret is the password of user admin wherever a test needs none of its own.
@@ -254,11 +258,12 @@ func newRig(t *testing.T, st *ha.Status, opt Options) *rig {
 		opt.Gate = gate(Gate{Users: fixedAuth{}})
 	}
 	opt.Wall = func() time.Time { return wall }
-	srv := httptest.NewServer(New(node, opt))
+	h := New(node, opt)
+	srv := httptest.NewServer(h)
 	t.Cleanup(srv.Close)
 	c := srv.Client()
 	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	return &rig{t: t, node: node, url: srv.URL, http: c}
+	return &rig{t: t, node: node, url: srv.URL, http: c, handler: h}
 }
 
 // reply is one answer, read.

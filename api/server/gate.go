@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/understudy-ha/understudy/pkg/lease"
 )
 
 // Role says what somebody may do. Each role may do what those before it may.
@@ -71,6 +73,9 @@ type Gate struct {
 type caller struct {
 	user string // empty: nobody asked, or nobody known
 	role Role
+	// node is the node of this plane that the request came from, for itself or
+	// forwarded; empty: it came from a client.
+	node lease.NodeID
 }
 
 // admits reports whether the address is answered at all.
@@ -103,7 +108,7 @@ func (g *Gate) byCertificate(r *http.Request) (caller, bool) {
 	}
 	for _, name := range certificateNames(r.TLS.PeerCertificates[0]) {
 		if role, ok := g.Certificates[name]; ok {
-			return caller{name, role}, true
+			return caller{user: name, role: role}, true
 		}
 	}
 	return caller{}, false
@@ -146,7 +151,7 @@ func (s *server) authenticate(g *Gate, hr *http.Request, addr netip.Addr) (calle
 
 func (s *server) byToken(g *Gate, hr *http.Request, addr netip.Addr, token string) (caller, *response) {
 	if t, ok := g.Tokens.find(token, s.opt.Wall()); ok {
-		return caller{"token:" + t.Name, t.Role}, nil
+		return caller{user: "token:" + t.Name, role: t.Role}, nil
 	}
 	const anyToken = "\x00token" // no user's name
 	if refused := s.delayed(addr, anyToken); refused != nil {
@@ -160,7 +165,7 @@ func (s *server) byPassword(g *Gate, hr *http.Request, addr netip.Addr, user, pa
 	if g.Users == nil {
 		return caller{}, unauthorized()
 	}
-	known := caller{user, g.roleOf(user)}
+	known := caller{user: user, role: g.roleOf(user)}
 	if g.Users.Known(user, password) {
 		return known, nil
 	}

@@ -145,11 +145,18 @@ func getHistory(_ *server, r *request) response {
 }
 
 // nudgesPerSecond is how many nudges a node takes: each costs one read of the
-// register, and anybody may send them.
+// register, and anybody may send them. Each node that proves to be one of the
+// plane has as many of its own, so that nobody can use them up for it.
 const nudgesPerSecond = 5
 
 func nudge(s *server, r *request) response {
-	if !s.nudges.allow(r.now, nudgesPerSecond, nudgesPerSecond) {
+	var allowed bool
+	if node := s.peerOf(r.Request); node != "" {
+		allowed = s.peers.allow(node, r.now, nudgesPerSecond, nudgesPerSecond)
+	} else {
+		allowed = s.nudges.allow(r.now, nudgesPerSecond, nudgesPerSecond)
+	}
+	if !allowed {
 		return failure(http.StatusTooManyRequests, "too many nudges: the register is read soon anyhow", "").
 			with("Retry-After", "1")
 	}

@@ -33,6 +33,8 @@ type route struct {
 	deep bool
 	// silent: not worth a line of the audit log, although it is a write.
 	silent bool
+	// hot: a read that only a node with the persisted state loaded can answer.
+	hot    bool
 	handle func(s *server, r *request) response
 }
 
@@ -97,14 +99,14 @@ func routes() []route {
 		{methods: post, path: "/v1/server/service/restart", role: Operator, anyNode: true, slow: true, handle: restartService},
 		{methods: post, path: "/v1/server/service/reset-failures", role: Operator, anyNode: true, slow: true, handle: resetFailures},
 
-		{methods: get, path: "/v1/state", role: Operator, health: true, handle: listState},
-		{methods: get, path: "/v1/state/watch", role: Operator, health: true, handle: watchState},
-		{methods: get, path: "/v1/state/{key}", role: Operator, health: true, deep: true, handle: getKey},
+		{methods: get, path: "/v1/state", role: Operator, health: true, hot: true, handle: listState},
+		{methods: get, path: "/v1/state/watch", role: Operator, health: true, hot: true, handle: watchState},
+		{methods: get, path: "/v1/state/{key}", role: Operator, health: true, deep: true, hot: true, handle: getKey},
 		{methods: []string{http.MethodPut}, path: "/v1/state/{key}", role: Operator, health: true, deep: true, slow: true, raw: true, silent: true, limit: journal.MaxValue, handle: putKey},
 		{methods: []string{http.MethodDelete}, path: "/v1/state/{key}", role: Operator, health: true, deep: true, slow: true, silent: true, handle: deleteKey},
 
-		{methods: get, path: "/v1/artifacts", role: Operator, handle: listArtifacts},
-		{methods: get, path: "/v1/artifacts/{name}", role: Operator, handle: getArtifact},
+		{methods: get, path: "/v1/artifacts", role: Operator, hot: true, handle: listArtifacts},
+		{methods: get, path: "/v1/artifacts/{name}", role: Operator, hot: true, handle: getArtifact},
 		{methods: []string{http.MethodPut}, path: "/v1/artifacts/{name}", role: Operator, slow: true, raw: true, limit: -1, handle: putArtifact},
 		{methods: []string{http.MethodDelete}, path: "/v1/artifacts/{name}", role: Operator, slow: true, handle: deleteArtifact},
 
@@ -133,6 +135,14 @@ func isWrite(method string) bool {
 // maxBody is the longest request body, in bytes, of routes that say nothing
 // else.
 const maxBody = 64 << 10
+
+// forwarded reports whether a node may pass such a request on to the MASTER.
+func (rt route) forwarded(method string) bool {
+	if isWrite(method) {
+		return !rt.anyNode && rt.role != Open
+	}
+	return rt.hot
+}
 
 func (rt route) maxBody() int64 {
 	if rt.limit == 0 {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"mime"
 	"net/http"
+	"net/netip"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/understudy-ha/understudy/api/v1"
+	"github.com/understudy-ha/understudy/pkg/lease"
 )
 
 // NonMaster says what a node that is not MASTER does with a write it may not
@@ -72,10 +74,11 @@ type server struct {
 	node     Node
 	opt      Options
 	auditLog *zap.Logger
-	nudges   limiter
-	watchers atomic.Int64 // of events
+	nudges   limiter             // of anybody's
+	peers    rates[lease.NodeID] // nudges of other nodes
+	watchers atomic.Int64        // of events
 	logins   logins
-	rates    rates
+	rates    rates[netip.Addr]
 	foreign  *http.CrossOriginProtection
 
 	registry *prometheus.Registry
@@ -226,12 +229,9 @@ func (s *server) enter(rt route, r *request) *response {
 	if needs == Open {
 		return nil
 	}
-	if !s.rates.allow(addr, s.node.Now(), g.Rate) {
-		resp := tooMany("too many requests from this address", time.Second)
-		return &resp
-	}
-	var refused *response
-	if r.caller, refused = s.authenticate(g, r.Request, addr); refused != nil {
+	if c, ok := s.byPeer(rt, r.Request); ok {
+		r.caller = c // whoever it is forwarded for was counted and asked there
+	} else if refused := s.login(g, r, addr); refused != nil {
 		return refused
 	}
 	if r.role < needs {
@@ -243,6 +243,17 @@ func (s *server) enter(rt route, r *request) *response {
 		return &resp
 	}
 	return nil
+}
+
+// login is for clients: everybody but the nodes of this plane.
+func (s *server) login(g *Gate, r *request, addr netip.Addr) *response {
+	if !s.rates.allow(addr, s.node.Now(), g.Rate, 2*g.Rate) {
+		resp := tooMany("too many requests from this address", time.Second)
+		return &resp
+	}
+	c, refused := s.authenticate(g, r.Request, addr)
+	r.caller = c
+	return refused
 }
 
 // receive bounds and reads what is sent along.

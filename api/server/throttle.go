@@ -143,27 +143,29 @@ func (l *limiter) allow(now lease.Instant, perSecond, burst float64) bool {
 	return true
 }
 
-// rates is a limiter for each address.
-type rates struct {
+// rates is a limiter for each address, or whatever else tells clients apart.
+type rates[K comparable] struct {
 	mu sync.Mutex
-	of map[netip.Addr]*limiter
+	of map[K]*limiter
 }
 
-func (r *rates) allow(addr netip.Addr, now lease.Instant, perSecond int) bool {
+// allow lets through perSecond events of one client, burst at once. perSecond 0
+// lets everything through.
+func (r *rates[K]) allow(who K, now lease.Instant, perSecond, burst int) bool {
 	if perSecond == 0 {
 		return true
 	}
 	r.mu.Lock()
-	l, ok := r.of[addr]
+	l, ok := r.of[who]
 	if !ok {
 		if r.of == nil || len(r.of) >= maxClients {
-			r.of = map[netip.Addr]*limiter{} // everybody begins anew
+			r.of = map[K]*limiter{} // everybody begins anew
 		}
 		l = &limiter{}
-		r.of[addr] = l
+		r.of[who] = l
 	}
 	r.mu.Unlock()
-	return l.allow(now, float64(perSecond), 2*float64(perSecond))
+	return l.allow(now, float64(perSecond), float64(burst))
 }
 
 // clientAddr is the address a request comes from. Of IPv6 it is the /64, which

@@ -46,6 +46,11 @@ const (
 	// effect with the next start only, comma-separated.
 	HeaderRestartNeeded = "X-HA-Restart-Needed"
 
+	// HeaderForwarded is set by a node on what it forwards to the MASTER, and says
+	// for whom. It means nothing from anybody else, but that the request is not
+	// forwarded once more.
+	HeaderForwarded = "Understudy-Forwarded"
+
 	// HeaderAllowNonMaster with the value "true" lets a write through on a
 	// node that is not MASTER. HeaderAllowNonMasterBrooklyn is the same under
 	// the name Brooklyn's clients send.

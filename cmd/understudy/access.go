@@ -20,6 +20,7 @@ import (
 
 	"github.com/understudy-ha/understudy/api/server"
 	"github.com/understudy-ha/understudy/pkg/config"
+	"github.com/understudy-ha/understudy/pkg/lease"
 )
 
 // access is who may use REST, and by which certificate. It is made at start,
@@ -29,6 +30,7 @@ type access struct {
 	cfg  atomic.Pointer[config.Config]
 	gate atomic.Pointer[server.Gate]
 	tls  atomic.Pointer[tls.Config] // nil: plain HTTP
+	peer *server.Peer               // what other nodes know this one by; nil: plain HTTP
 }
 
 // prepareAccess is the first time, when what is missing is made: a certificate,
@@ -42,6 +44,12 @@ func (d *daemon) prepareAccess(host string) error {
 			return err
 		}
 		d.log.Info("certificate", zap.String("sha256", digest))
+	}
+	if !c.Server.TLS.Disabled {
+		var err error
+		if d.access.peer, err = server.LoadOrCreatePeer(c.DataDir); err != nil {
+			return err
+		}
 	}
 	if a := c.Server.Auth; a.Htpasswd == "" && a.User == "" && !a.Disabled && !d.noUsers {
 		if err := d.makeUser(); err != nil {
@@ -176,7 +184,28 @@ func (d *daemon) tlsConfig() *tls.Config {
 	if d.access.tls.Load() == nil {
 		return nil
 	}
-	return server.Renewable(d.access.tls.Load)
+	return d.access.peer.Accept(server.Renewable(d.access.tls.Load))
+}
+
+// pin is what other nodes know this one by; empty with plain HTTP.
+func (d *daemon) pin() string {
+	if d.access.peer == nil {
+		return ""
+	}
+	return d.access.peer.Pin()
+}
+
+// dialNode is how to prove to the node of the plane that it is this one who
+// asks; nil where one of them has nothing to do that with.
+func (d *daemon) dialNode(id lease.NodeID) *tls.Config {
+	if d.access.peer == nil || d.status == nil {
+		return nil
+	}
+	key := d.status().Nodes[id].Key
+	if key == "" {
+		return nil
+	}
+	return d.access.peer.Dial(key)
 }
 
 // sayAccess tells the operator, at start, who may come in.

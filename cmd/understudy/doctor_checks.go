@@ -329,7 +329,7 @@ func place(path string) doctor.Place {
 func (e *exam) secrets() []doctor.Secret {
 	c := e.cfg
 	var files []doctor.Secret
-	for _, own := range []string{"tls.key", "htpasswd", localCredentialsFile} {
+	for _, own := range []string{"tls.key", "peer.key", "htpasswd", localCredentialsFile} {
 		files = append(files, doctor.Secret{Path: filepath.Join(c.DataDir, own), Own: true})
 	}
 	for _, given := range []string{c.Server.TLS.Key, c.Server.Auth.Htpasswd, c.Server.Auth.PasswordFile} {

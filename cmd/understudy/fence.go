@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"maps"
 	"slices"
@@ -34,7 +35,7 @@ func (d *daemon) fencing() *ha.Fencing {
 	if d.supervisor != nil {
 		run = d.supervisor.RunApart
 	}
-	fencer := newFencer(c, serviceEnv(nil, d.secrets()), run)
+	fencer := newFencer(c, serviceEnv(nil, d.secrets()), run, d.dialNode)
 	f.Fencer = fencer
 	if c.Early {
 		f.Early, f.EarlyLimit = fencer.Provable()
@@ -42,8 +43,9 @@ func (d *daemon) fencing() *ha.Fencing {
 	return f
 }
 
-// newFencer makes the configured methods.
-func newFencer(c config.Fencing, env []string, run fence.Runner) *fence.Fencer {
+// newFencer makes the configured methods. dial is how this node proves to others
+// who it is; nil for a command, which is no node.
+func newFencer(c config.Fencing, env []string, run fence.Runner, dial func(lease.NodeID) *tls.Config) *fence.Fencer {
 	var methods []fence.Method
 	for _, m := range c.Methods {
 		x := fence.Method{Name: m.Method, Timeout: m.Timeout, Proves: m.ProvesOff, NeedsHost: m.Method != "stepDown", Hosts: map[lease.NodeID]string{}}
@@ -54,7 +56,7 @@ func newFencer(c config.Fencing, env []string, run fence.Runner) *fence.Fencer {
 		}
 		switch m.Method {
 		case "stepDown":
-			x.Act = fence.StepDown(m.User, m.Password, m.CAFile)
+			x.Act = fence.StepDown(fence.Login{User: m.User, PasswordFile: m.Password, CAFile: m.CAFile, AsNode: dial})
 		case "command":
 			x.Act = fence.Command(m.Command, env, run)
 		case "ssh":
@@ -246,7 +248,7 @@ func testFencing(cmd *cobra.Command, g *globals, cfg *config.Config, id lease.No
 	}
 	tries := []fenceTried{}
 	done := false
-	for _, t := range newFencer(cfg.Fencing, serviceEnv(nil, secretsOf(cfg, loc)), guard.RunApart).Fence(cmd.Context(), target, false) {
+	for _, t := range newFencer(cfg.Fencing, serviceEnv(nil, secretsOf(cfg, loc)), guard.RunApart, nil).Fence(cmd.Context(), target, false) {
 		tries = append(tries, fenceTried{t.Method, t.OK, t.Off, t.Took.Milliseconds(), t.Detail})
 		done = done || t.OK
 	}

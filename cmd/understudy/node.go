@@ -362,13 +362,13 @@ func (d *daemon) node() (*ha.Node, error) {
 		persist = nil // the register says what counts, and there is none, or it is not ours
 	}
 	return ha.New(d.store, ha.Options{
-		Node: d.dir.Node(), Incarnation: d.run, URI: d.uri, Version: build().Version,
+		Node: d.dir.Node(), Incarnation: d.run, URI: d.uri, Key: d.pin(), Version: build().Version,
 		Mode: c.HighAvailabilityMode, Priority: d.dir.Priority(c.Priority), Timing: d.timing,
 		HotStandby: c.HA.HotStandby, StateCompat: c.HA.StateCompat, AutoInit: c.HA.AutoInit && c.PersistMode != config.PersistRebind && (c.Store.AllowLocal || !d.store.Limits().Local),
 		FailFast: c.HA.FailFast, DrainDelay: c.Service.DrainDelay, Force: d.force,
 		InactiveNodeRemoval: c.HA.InactiveNodeRemoval, Persist: persist,
 		Clock: clock.Now, Service: d.service, Memory: d.dir, Former: former,
-		Verify: d.verify, Nudge: newNudger(), Warnings: d.warnings, Log: d.log,
+		Verify: d.verify, Nudge: newNudger(d.access.peer), Warnings: d.warnings, Log: d.log,
 		OnStatus: d.onStatus, PreSwitchover: d.mayMove,
 		Failback: c.Failback(), AntiFlap: election.AntiFlap(c.HA.AntiFlap),
 		Fencing: d.fencing(),

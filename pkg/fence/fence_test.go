@@ -2,6 +2,7 @@ package fence_test
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/pem"
 	"errors"
 	"net/http"
@@ -170,7 +171,7 @@ func (f *former) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		_, _ = w.Write([]byte(`{"nodeId":"` + id + `","state":"FAILED","why":` + why + `}`))
 	case "/v1/server/ha/state":
-		if user, password, _ := r.BasicAuth(); user != "op" || password != "secret" {
+		if user, password, _ := r.BasicAuth(); (user != "op" || password != "secret") && len(r.TLS.PeerCertificates) == 0 {
 			w.WriteHeader(http.StatusUnauthorized)
 			return
 		}
@@ -195,7 +196,7 @@ func TestStepDown(t *testing.T) {
 	}
 	at := old
 	at.URI = s.URL
-	ask, asks := fence.StepDown("", "", ca), fence.StepDown("op", password, ca)
+	ask, asks := fence.StepDown(fence.Login{CAFile: ca}), fence.StepDown(fence.Login{User: "op", PasswordFile: password, CAFile: ca})
 
 	if done, err := ask(t.Context(), at, ""); err != nil || done != "it leads no term any more" {
 		t.Errorf("%q, %v", done, err)
@@ -219,6 +220,32 @@ func TestStepDown(t *testing.T) {
 	}
 	if _, err := asks(t.Context(), old, ""); err == nil {
 		t.Error("with no address")
+	}
+}
+
+// Without a password a node asks as what it is; where it can not, it does not ask.
+func TestStepDownAsANode(t *testing.T) {
+	var f former
+	s := httptest.NewUnstartedServer(&f)
+	s.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
+	s.StartTLS()
+	defer s.Close()
+	at := old
+	at.URI = s.URL
+	me := func(id lease.NodeID) *tls.Config {
+		if id != node {
+			return nil
+		}
+		return &tls.Config{InsecureSkipVerify: true, Certificates: s.TLS.Certificates}
+	}
+	f.leads.Store(true)
+	if done, err := fence.StepDown(fence.Login{AsNode: me})(t.Context(), at, ""); err != nil || done != "it has stepped down" || f.asked.Load() != 1 {
+		t.Errorf("%q, %v, asked %d times", done, err, f.asked.Load())
+	}
+	stranger := at
+	stranger.Node = "nother01"
+	if _, err := fence.StepDown(fence.Login{AsNode: me})(t.Context(), stranger, ""); err == nil || f.asked.Load() != 1 {
+		t.Errorf("a node without a key: %v, asked %d times", err, f.asked.Load())
 	}
 }
 

@@ -23,10 +23,13 @@ type Options struct {
 	// Incarnation names this run; empty: drawn by New.
 	Incarnation lease.Incarnation
 	URI         string // where clients and other nodes reach this one
-	Version     string // of the program; higher is preferred in elections
-	Mode        lease.Mode
-	Priority    int
-	Timing      election.Timing // zero: the defaults of election.Derive
+	// Key is the pin of the key that this node proves itself by to other nodes.
+	// They find it in its record; nothing else is made of it here. Empty: none.
+	Key      string
+	Version  string // of the program; higher is preferred in elections
+	Mode     lease.Mode
+	Priority int
+	Timing   election.Timing // zero: the defaults of election.Derive
 
 	HotStandby bool // AUTO shows HOT_STANDBY rather than STANDBY
 	// StateCompat shows MASTER from the moment of the claim, as Apache Brooklyn

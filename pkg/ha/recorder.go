@@ -93,7 +93,7 @@ func (r *recorder) record(s *Status, now lease.Instant) lease.NodeRecord {
 	why := s.Why
 	return lease.NodeRecord{
 		Node: s.Node, Incarnation: s.Incarnation, Beat: beat, IntervalMs: r.interval(s).Milliseconds(),
-		State: s.StateAt(now), Mode: s.Mode, URI: s.URI, Host: r.host, Priority: s.Priority, Version: s.Version,
+		State: s.StateAt(now), Mode: s.Mode, URI: s.URI, Key: r.n.opts.Key, Host: r.host, Priority: s.Priority, Version: s.Version,
 		Term: s.Term, Electable: s.Electable, Why: why, LeaseMs: s.Timeout.Milliseconds(),
 		StateSeq: s.Persisted.Seq, StoreMs: time.Duration(r.n.latency.Load()).Milliseconds(), WallMs: time.Now().UnixMilli(), StartedMs: s.Started.UnixMilli(),
 	}

@@ -17,6 +17,7 @@ type NodeRecord struct {
 	State       State       `json:"state"`
 	Mode        Mode        `json:"mode"`
 	URI         string      `json:"uri"`
+	Key         string      `json:"key,omitempty"` // pin of the key that the node proves itself by to others; empty: it has none
 	Host        string      `json:"host"`
 	Priority    int         `json:"priority"`
 	Version     string      `json:"version"`

@@ -17,6 +17,7 @@ func records() *rapid.Generator[NodeRecord] {
 			State:       rapid.SampledFrom([]State{StateStandby, StateHotStandby, StateMaster, StateFailed}).Draw(t, "state"),
 			Mode:        rapid.SampledFrom(Modes()).Draw(t, "mode"),
 			URI:         rapid.StringMatching(`https://[ -~]{0,20}`).Draw(t, "uri"),
+			Key:         rapid.StringMatching(`([A-Za-z0-9_-]{43})?`).Draw(t, "key"),
 			Host:        rapid.String().Draw(t, "host"),
 			Priority:    rapid.Int().Draw(t, "priority"),
 			Version:     rapid.StringMatching(`[0-9]\.[0-9](-rc\.[0-9])?`).Draw(t, "version"),
