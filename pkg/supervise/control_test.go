@@ -114,7 +114,7 @@ func TestOperatorDuringBackOff(t *testing.T) {
 	b := supervise(t, `[ -e "$OUT/ok" ] || exit 5; `+beatScript, func(o *Options) {
 		o.BackOff = time.Hour
 		o.MaxBackOff = time.Hour
-		o.StartGrace = 500 * time.Millisecond
+		readyAt("beats")(o)
 	})
 	b.begin(1)
 	b.expect(ha.ServiceUnready, 1)
@@ -135,20 +135,20 @@ func TestOperatorDuringBackOff(t *testing.T) {
 // /master turns to 503 for drainDelay before the service is told to stop.
 func TestOperatorsStopDrains(t *testing.T) {
 	t.Parallel()
-	const drain = 500 * time.Millisecond
+	const drain = 2 * time.Second // in which what follows is seen
 	b := supervise(t, beatScript, func(o *Options) { o.DrainDelay = drain })
 	b.begin(1)
 	b.expect(ha.ServiceReady, 1)
+	began := time.Now()
 	done := make(chan error, 1)
 	go func() { done <- b.Control(t.Context(), ha.ServiceStop) }()
 	b.expect(ha.ServiceUnready, 1)
-	began := time.Now()
 	b.beating()
 	b.refused(ha.ServiceRestart, "being stopped already")
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(began); took < drain-50*time.Millisecond {
+	if took := time.Since(began); took < drain {
 		t.Errorf("stopped after %v, want no sooner than after %v", took, drain)
 	}
 	b.silent()
@@ -176,9 +176,15 @@ func TestDeadlineDuringAnOperatorsStop(t *testing.T) {
 // the operator hears why.
 func TestOperatorHearsOfAFailedStart(t *testing.T) {
 	t.Parallel()
-	b := supervise(t, `[ -e "$OUT/broken" ] && exit 9; touch "$OUT/broken"; `+beatScript, func(o *Options) { o.Restart, o.StartGrace = RestartNever, 500*time.Millisecond })
+	b := supervise(t, `[ -e "$OUT/broken" ] && exit 9; touch "$OUT/broken"; touch "$OUT/up"; `+beatScript, func(o *Options) {
+		o.Restart = RestartNever
+		readyAt("up")(o)
+	})
 	b.begin(1)
 	b.expect(ha.ServiceReady, 1)
+	if err := os.Remove(filepath.Join(b.dir, "up")); err != nil {
+		t.Fatal(err)
+	}
 	b.refused(ha.ServiceRestart, "exited with 9")
 	b.expect(ha.ServiceUnready, 1)
 	b.expect(ha.ServiceFailed, 1)
@@ -283,7 +289,7 @@ func TestHangingChecks(t *testing.T) {
 	b := supervise(t, beatScript, func(o *Options) {
 		o.Restart = RestartNever
 		o.Checks = []Check{
-			{Name: "hangs", Exec: []string{"/bin/sh", "-c", `trap '' TERM; sleep 1000 & sleep 1000`}, Interval: 20 * time.Millisecond, Timeout: 200 * time.Millisecond, Fall: 2},
+			{Name: "hangs", Exec: []string{"/bin/sh", "-c", `trap '' TERM; sleep 1000 & sleep 1000`}, Interval: 20 * time.Millisecond, Timeout: time.Second, Fall: 2},
 			{Name: "goes", Exec: []string{"/bin/sh", "-c", `echo x >> "` + filepath.Join(o.DataDir, "goes") + `"`}, Interval: 20 * time.Millisecond},
 		}
 	})
@@ -319,7 +325,7 @@ func TestReadinessCheckHangs(t *testing.T) {
 func TestStopCommand(t *testing.T) {
 	t.Parallel()
 	b := supervise(t, `trap 'echo TERM >> "$OUT/order"; exit 0' TERM; while [ ! -e "$OUT/quit" ]; do sleep 0.01; done; echo quit >> "$OUT/order"; exit 0`, func(o *Options) {
-		o.StopCommand = []string{"/bin/sh", "-c", `echo command $HA_TERM >> "$OUT/order"; touch "$OUT/quit"; sleep 0.3`}
+		o.StopCommand = []string{"/bin/sh", "-c", `echo command $HA_TERM >> "$OUT/order"; touch "$OUT/quit"; until grep -q quit "$OUT/order"; do sleep 0.01; done`}
 	})
 	b.begin(3)
 	b.expect(ha.ServiceReady, 3)
@@ -332,6 +338,7 @@ func TestStopCommand(t *testing.T) {
 	b = supervise(t, `trap '' TERM; `+beatScript, func(o *Options) {
 		o.StopTimeout = 2 * time.Second
 		o.StopCommand = []string{"/bin/sh", "-c", `sleep 1000`}
+		readyAt("beats")(o)
 	})
 	d := ha.Deadline{Term: 4, T0: clock.Now(), Stop: time.Minute, Kill: time.Minute + time.Second, End: time.Minute + 2*time.Second}
 	b.Arm(d)

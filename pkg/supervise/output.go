@@ -31,7 +31,7 @@ const (
 // last words of a service whose daemon was killed, or is frozen, are written
 // too; it ends when nobody is left who could write into the pipe. This process
 // holds both ends, so a writer that dies is replaced and the service never
-// learns of it.
+// learns of it; what that one had read and not written yet is lost.
 type output struct {
 	in   *os.File // the service's stdout and stderr
 	out  *os.File

@@ -21,11 +21,12 @@ func TestPrepare(t *testing.T) {
 	b := supervise(t, "", func(o *Options) {
 		o.Prepare = func(context.Context) ([]string, error) {
 			n := runs.Add(1)
-			return []string{"/bin/sh", "-c", fmt.Sprintf(`echo run %d >> "$OUT/runs"; %s`, n, map[bool]string{true: "sleep 0.2; exit 3", false: beatScript}[n == 1])}, nil
+			return []string{"/bin/sh", "-c", fmt.Sprintf(`echo run %d >> "$OUT/runs"; %s`, n, map[bool]string{true: `while [ ! -e "$OUT/end" ]; do sleep 0.01; done; exit 3`, false: beatScript}[n == 1])}, nil
 		}
 	})
 	b.begin(1)
 	b.expect(ha.ServiceReady, 1)
+	touch(t, filepath.Join(b.dir, "end"))
 	b.expect(ha.ServiceUnready, 1) // it exits, and is started again
 	b.expect(ha.ServiceReady, 1)
 	b.beating()

@@ -27,7 +27,7 @@ func (b *bench) stopsOf(n int) []Stop {
 }
 
 func TestStopsAreRecorded(t *testing.T) {
-	b := supervise(t, `trap 'sleep 0.3; exit 0' TERM; while :; do sleep 0.01; done`, nil)
+	b := supervise(t, `trap 'sleep 0.3; exit 0' TERM; touch "$OUT/up"; while :; do sleep 0.01; done`, readyAt("up"))
 	if stops, err := Stops(b.dir); err != nil || len(stops) != 0 {
 		t.Fatalf("before the first stop: %v, %v", stops, err)
 	}
@@ -36,6 +36,9 @@ func TestStopsAreRecorded(t *testing.T) {
 		b.expect(ha.ServiceReady, term)
 		b.Stop(term, "test")
 		b.expect(ha.ServiceEmpty, term)
+		if err := os.Remove(filepath.Join(b.dir, "up")); err != nil {
+			t.Fatal(err)
+		}
 		stops := b.stopsOf(int(term))
 		s := stops[len(stops)-1]
 		if s.Term != term || s.Killed || s.Took < 300*time.Millisecond || s.Took > 10*time.Second || time.Since(s.At) > time.Minute {
@@ -62,10 +65,10 @@ func TestOnlyStopsOfWhatLivedAreRecorded(t *testing.T) {
 }
 
 func TestStopThatNeededKillIsMarked(t *testing.T) {
-	b := supervise(t, `trap '' TERM; while :; do sleep 0.01; done`, nil)
-	b.armFor(1, 200*time.Millisecond)
-	b.Start(ha.StartOrder{Term: 1, Plane: "plane001", Node: "node0001"})
+	b := supervise(t, `trap '' TERM; touch "$OUT/up"; while :; do sleep 0.01; done`, readyAt("up"))
+	b.begin(1)
 	b.expect(ha.ServiceReady, 1)
+	b.armFor(1, 200*time.Millisecond)
 	b.expect(ha.ServiceStopping, 1) // the deadline, with KILL 5 s later
 	b.expect(ha.ServiceEmpty, 1)
 	if s := b.stopsOf(1)[0]; !s.Killed || s.Took < 4*time.Second {

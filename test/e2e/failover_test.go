@@ -274,12 +274,12 @@ func TestStopAllAndStartAgain(t *testing.T) {
 	t.Log("a standby leaves")
 	leaver := p.Standby(master)
 	leaver.Stop(settle)
-	leaver.WaitGone(time.Second)
+	leaver.WaitGone(settle)
 	waitShown(t, master, leaver, v1.StateTerminated)
 
 	t.Log("the master leaves")
 	at := master.Stop(settle)
-	master.WaitGone(time.Second)
+	master.WaitGone(settle)
 	last := p.NodeOf(p.WaitStart(at, settle))
 	waitShown(t, last, master, v1.StateTerminated)
 
@@ -289,7 +289,7 @@ func TestStopAllAndStartAgain(t *testing.T) {
 	}
 	term := p.Latest().Term
 	last.Stop(settle)
-	last.WaitGone(time.Second)
+	last.WaitGone(settle)
 	v := p.Register()
 	if v.Held || uint64(v.Term) != term {
 		t.Errorf("the register says term %d, held %t; want term %d, released", v.Term, v.Held, term)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -61,12 +62,18 @@ func fencedBy(t *testing.T, n *harness.Node, term uint64) v1.Fencing {
 }
 
 // freeze stops every process of a node, as a paused machine: nothing there keeps
-// any deadline.
+// any deadline. Some may end before their turn, and have children before it.
 func freeze(t *testing.T, n *harness.Node) intervals.Instant {
 	t.Helper()
 	at := intervals.Now()
-	for _, q := range n.Processes() {
-		must(t, unix.Kill(q.Pid, unix.SIGSTOP))
+	if !harness.Poll(settle, func() bool {
+		all := n.Processes()
+		for _, q := range all {
+			q.Signal(unix.SIGSTOP)
+		}
+		return !slices.ContainsFunc(all, func(q harness.Process) bool { return q.Alive() && !q.Stopped() })
+	}) {
+		t.Fatalf("%s is not frozen: %v", n.Name, n.Processes())
 	}
 	return at
 }

@@ -163,11 +163,11 @@ func TestStoreHangsAtStart(t *testing.T) {
 	fails.Set("ha.failFast", true)
 	faults := hang(p.Nodes, faultfs.Rule{Hang: true})
 	p.Start()
-	if code := fails.WaitExit(15 * time.Second); code != 4 {
+	if code := fails.WaitExit(settle); code != 4 {
 		t.Errorf("with ha.failFast the daemon ended with %d, want 4", code)
 	}
 	saysOneLine(t, fails.Log(), fails.Store, "no answer from the file system")
-	waits.WaitState(15*time.Second, v1.StateInitializing)
+	waits.WaitState(settle, v1.StateInitializing)
 	says(t, waits, "the store does not answer; waiting for it", waits.Store)
 	if r, err := waits.Probe("/master"); err != nil || r.Code != http.StatusServiceUnavailable {
 		t.Errorf("/master: %d %v, want 503", r.Code, err)
@@ -246,7 +246,7 @@ func failedWithReason(t *testing.T, n *harness.Node, reasons ...string) {
 	t.Helper()
 	var state v1.State
 	var why string
-	if !harness.Poll(10*time.Second, func() bool {
+	if !harness.Poll(settle, func() bool {
 		state, why = n.State(), whyOf(n)
 		return state == v1.StateFailed && slices.Contains(reasons, why)
 	}) {

@@ -18,12 +18,12 @@ import (
 )
 
 // hookScript keeps what each hook is told, and vetoes where there is a file
-// that says so.
+// that says so. The name that ends in .json comes last, with all of it there.
 const hookScript = `#!/bin/sh
 at="$0.d/$HA_NODE-$HA_SEQ"
-cat >"$at.json"
 env | grep ^HA_ >"$at.env"
 [ -e "$HA_LEASE_FILE" ] && echo LEASE=there >>"$at.env"
+cat >"$at.part" && mv "$at.part" "$at.json"
 if [ "$HA_EVENT" = prePromote ] && [ -e "$0.veto-$HA_NODE" ]; then echo "not me"; exit 3; fi
 exit 0
 `
@@ -49,21 +49,20 @@ type told struct {
 	leaseFile bool // HA_LEASE_FILE was there
 }
 
-// toldTo is what the hooks of a node were told, by sequence number: without
-// gaps, and with the same in the environment as on standard input.
+// toldTo is what the hooks of a node were told so far, by sequence number:
+// without gaps, and with the same in the environment as on standard input.
 func toldTo(t *testing.T, script string, n *harness.Node) []told {
 	t.Helper()
-	var all []told
-	for seq := uint64(1); ; seq++ {
+	// Counted first: the next one may end at any moment.
+	files, err := filepath.Glob(script + ".d/" + n.ID() + "-*.json")
+	must(t, err)
+	all := make([]told, len(files))
+	for i := range all {
+		seq := uint64(i + 1)
 		at := fmt.Sprintf("%s.d/%s-%d", script, n.ID(), seq)
 		b, err := os.ReadFile(at + ".json")
 		if os.IsNotExist(err) {
-			files, err := filepath.Glob(script + ".d/" + n.ID() + "-*.json")
-			must(t, err)
-			if len(files) != len(all) {
-				t.Fatalf("%d hooks ran, and number %d is missing: %v", len(files), seq, files)
-			}
-			return all
+			t.Fatalf("%d hooks ran, and number %d is missing: %v", len(files), seq, files)
 		}
 		must(t, err)
 		var f hook.Facts
@@ -79,8 +78,9 @@ func toldTo(t *testing.T, script string, n *harness.Node) []told {
 				t.Errorf("%s: the environment lacks %s, which standard input has: %s", f.Event, want, text)
 			}
 		}
-		all = append(all, told{f, slices.Contains(lines, "LEASE=there")})
+		all[i] = told{f, slices.Contains(lines, "LEASE=there")}
 	}
+	return all
 }
 
 // of are the facts of one event.
@@ -91,7 +91,7 @@ func of(all []told, e hook.Event) []told {
 // TestHooks: the best candidate's prePromote vetoes, the next takes over, and
 // leaves again. What its hooks were told is true, and in order.
 func TestHooks(t *testing.T) {
-	p := harness.NewPlane(t, harness.Options{Nodes: 3})
+	p := harness.NewPlane(t, harness.Options{Nodes: 3, Settings: slowBeats})
 	first, picky, next := p.Nodes[0], p.Nodes[1], p.Nodes[2]
 	script := withHooks(t, p)
 	picky.Set("priority", 10) // asked before the other
@@ -124,7 +124,11 @@ func TestHooks(t *testing.T) {
 	next.Stop(settle)
 	next.WaitGone(settle)
 
-	vetoed := toldTo(t, script, picky)
+	// It lives on, and the hooks of its end had to wait for their turn.
+	var vetoed []told
+	if !harness.Poll(settle, func() bool { vetoed = toldTo(t, script, picky); return len(of(vetoed, hook.PostDemote)) > 0 }) {
+		t.Error("no postDemote of the one that vetoes")
+	}
 	if f := of(vetoed, hook.PrePromote); len(f) == 0 || uint64(f[0].Term) != before.Term+1 {
 		t.Errorf("prePromote of the one that vetoes: %+v, want term %d", f, before.Term+1)
 	}

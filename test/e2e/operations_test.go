@@ -11,6 +11,7 @@ import (
 
 	"github.com/understudy-ha/understudy/api/client"
 	"github.com/understudy-ha/understudy/api/v1"
+	"github.com/understudy-ha/understudy/pkg/election"
 	"github.com/understudy-ha/understudy/test/e2e/harness"
 	"github.com/understudy-ha/understudy/test/e2e/intervals"
 )
@@ -301,8 +302,13 @@ func TestMaintenance(t *testing.T) {
 	if p.NodeOf(next) != other || !p.Tree(old.ID).Stopped() {
 		t.Errorf("%s serves; the old service: %v", p.NodeOf(next).Name, p.Tree(old.ID))
 	}
-	if s, err := other.States(); err != nil || s.Nodes[master.ID()].Electable || s.Nodes[master.ID()].Why == nil || *s.Nodes[master.ID()].Why != "MAINTENANCE" {
-		t.Errorf("%+v, %v", s.Nodes[master.ID()], err)
+	var shown v1.Node
+	if !harness.Poll(settle, func() bool { // with its next record
+		s, err := other.States()
+		shown = s.Nodes[master.ID()]
+		return err == nil && !shown.Electable && deref(shown.Why) == election.ReasonMaintenance
+	}) {
+		t.Errorf("it is shown as %+v", shown)
 	}
 	at := other.KillTree()
 	neverFor(t, fastT+2*time.Second, "a node in maintenance took over", func() bool { return p.Record().StartsAfter(at) > 0 })

@@ -26,6 +26,7 @@ import (
 	"github.com/understudy-ha/understudy/test/contract"
 	"github.com/understudy-ha/understudy/test/e2e/intervals"
 	"github.com/understudy-ha/understudy/test/faultfs"
+	"github.com/understudy-ha/understudy/test/port"
 )
 
 // Node is one node of a plane. It outlives its daemons: Start after an end is
@@ -75,7 +76,7 @@ type daemonProcess struct {
 func newNode(p *Plane, name string, settings map[string]any) *Node {
 	n := &Node{
 		Name: name, DataDir: filepath.Join(p.Dir, name), Store: p.Store,
-		plane: p, settings: settings, port: freePort(p), mark: p.mark + "-" + name,
+		plane: p, settings: settings, port: port.Node.Free(p.t), mark: p.mark + "-" + name,
 	}
 	n.http = n.Client(&tls.Config{InsecureSkipVerify: true}) //nolint:gosec // self-signed, on loopback
 	return n
@@ -95,27 +96,10 @@ func (n *Node) Client(conf *tls.Config) *http.Client {
 		},
 	}
 	return &http.Client{
-		Timeout:       time.Second,
+		Timeout:       answerLimit,
 		Transport:     contract.Transport(base, func(err error) { n.plane.t.Errorf("%s: %v", n.Name, err) }),
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-}
-
-// freePort finds a port beneath the range the kernel hands out, so that it is
-// still free when a node is restarted.
-func freePort(p *Plane) int {
-	p.t.Helper()
-	var lc net.ListenConfig
-	for range 200 {
-		port := 12000 + p.rand.IntN(18000)
-		l, err := lc.Listen(p.t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err == nil {
-			l.Close()
-			return port
-		}
-	}
-	p.t.Fatal("no free port")
-	return 0
 }
 
 // Set changes a setting ("ha.failFast") for later starts.
@@ -272,11 +256,12 @@ func (n *Node) Processes() []Process { return marked(n.mark) }
 // Count says how many processes of a role live.
 func (n *Node) Count(r Role) int { return len(only(n.Processes(), []Role{r})) }
 
-// Find returns the node's only process of a role.
+// Find returns the node's only process of a role. Between its fork and its exec
+// a child is what its parent is, so a second one has a moment to become another.
 func (n *Node) Find(r Role) Process {
 	n.plane.t.Helper()
-	ps := only(n.Processes(), []Role{r})
-	if len(ps) != 1 {
+	var ps []Process
+	if !Poll(answerLimit, func() bool { ps = only(n.Processes(), []Role{r}); return len(ps) == 1 }) {
 		n.plane.t.Fatalf("%s has %d processes in the role of %s, want 1", n.Name, len(ps), r)
 	}
 	return ps[0]
@@ -305,7 +290,7 @@ func (n *Node) Signal(sig unix.Signal) intervals.Instant {
 	n.plane.t.Helper()
 	p := n.Find(Daemon)
 	at := intervals.Now()
-	p.signal(sig)
+	p.Signal(sig)
 	return at
 }
 
@@ -351,20 +336,33 @@ type Reply struct {
 	Body   string
 }
 
-// Get asks the node with its credentials, within a second.
+// answerLimit is how long an answer may take that nobody measures.
+const answerLimit = 10 * time.Second
+
+// Get asks the node with its credentials. It may take a busy machine its time.
 func (n *Node) Get(path string) (Reply, error) {
 	user, password, err := n.Credentials()
 	if err != nil {
 		return Reply{}, err
 	}
-	return n.get(path, func(r *http.Request) { r.SetBasicAuth(user, password) })
+	return n.get(answerLimit, path, func(r *http.Request) { r.SetBasicAuth(user, password) })
 }
 
-// Probe asks a health path, without a password.
-func (n *Node) Probe(path string) (Reply, error) { return n.get(path, func(*http.Request) {}) }
+// Probe asks a health path, without a password. It may take a busy machine its
+// time.
+func (n *Node) Probe(path string) (Reply, error) {
+	return n.get(answerLimit, path, func(*http.Request) {})
+}
 
-func (n *Node) get(path string, prepare func(*http.Request)) (Reply, error) {
-	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, n.URL(path), http.NoBody)
+// probeSoon is Probe for who asks again and again, perhaps a frozen node.
+func (n *Node) probeSoon(path string) (Reply, error) {
+	return n.get(time.Second, path, func(*http.Request) {})
+}
+
+func (n *Node) get(within time.Duration, path string, prepare func(*http.Request)) (Reply, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), within)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, n.URL(path), http.NoBody)
 	if err != nil {
 		return Reply{}, err
 	}
@@ -380,7 +378,7 @@ func (n *Node) get(path string, prepare func(*http.Request)) (Reply, error) {
 
 // State is what the node says it is; empty when it does not answer.
 func (n *Node) State() v1.State {
-	r, err := n.Probe("/livez")
+	r, err := n.probeSoon("/livez")
 	if err != nil {
 		return ""
 	}
@@ -405,7 +403,7 @@ func (n *Node) runtimeDir() string { return filepath.Join(n.plane.Dir, "runtime"
 
 // IsMaster reports whether the node answers 200 on /master.
 func (n *Node) IsMaster() bool {
-	r, err := n.Probe("/master")
+	r, err := n.probeSoon("/master")
 	return err == nil && r.Code == http.StatusOK
 }
 

@@ -14,10 +14,13 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/understudy-ha/understudy/pkg/guard"
 	"github.com/understudy-ha/understudy/pkg/lease"
 	"github.com/understudy-ha/understudy/test/e2e/intervals"
 	"github.com/understudy-ha/understudy/test/faultfs"
+	"github.com/understudy-ha/understudy/test/port"
 )
 
 // Options describe a plane. The zero value is three nodes with T = 5s.
@@ -64,6 +67,10 @@ type Plane struct {
 // endLimit bounds how long processes may take to die of SIGKILL.
 const endLimit = 15 * time.Second
 
+// readLimit bounds how long reading the register may take, for the reason that
+// the store's own reading does: longer is damage.
+const readLimit = 5 * time.Second
+
 // NewPlane makes store and nodes, and starts none. It ends with the test,
 // which fails if the services' records show two of them at once.
 func NewPlane(tb testing.TB, o Options) *Plane {
@@ -81,7 +88,7 @@ func NewPlane(tb testing.TB, o Options) *Plane {
 	p := &Plane{
 		Dir: dir, Store: filepath.Join(dir, "store"), Records: filepath.Join(dir, "records"),
 		t: tb, opt: o, mark: filepath.Base(dir),
-		rand: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())), //nolint:gosec // ports and pauses
+		rand: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())), //nolint:gosec // pauses
 	}
 	tb.Cleanup(p.end)
 	if err := os.Chmod(dir, 0o755); err != nil {
@@ -199,7 +206,7 @@ func (p *Plane) Start() {
 }
 
 // FreePort finds a port of 127.0.0.1 that stays free over restarts.
-func (p *Plane) FreePort() int { p.t.Helper(); return freePort(p) }
+func (p *Plane) FreePort() int { p.t.Helper(); return port.Node.Free(p.t) }
 
 // StartAndWait starts all nodes and waits until one is master and the others
 // are standbys.
@@ -265,19 +272,22 @@ func (p *Plane) NodeOf(tree intervals.Tree) *Node {
 	return nil
 }
 
-// Register reads the register as a person would.
-func (p *Plane) Register() lease.Value {
+// Register reads the register as a person would, and as often: a listing that
+// a renewal falls into shows both names, or none.
+func (p *Plane) Register() (v lease.Value) {
 	p.t.Helper()
 	read := p.name
 	if p.opt.Storage != nil {
 		read = p.opt.Storage.Register
 	}
-	b, err := read()
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	v, err := lease.ParseValue(b)
-	if err != nil {
+	var err error
+	if !Poll(readLimit, func() bool {
+		var b []byte
+		if b, err = read(); err == nil {
+			v, err = lease.ParseValue(b)
+		}
+		return err == nil
+	}) {
 		p.t.Fatal(err)
 	}
 	return v
@@ -381,7 +391,7 @@ func (p *Plane) end() {
 			left = append(left, n.Processes()...)
 		}
 		for _, q := range left {
-			q.signal(9)
+			q.Signal(unix.SIGKILL)
 		}
 		return len(left) == 0
 	}) {

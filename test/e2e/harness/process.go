@@ -123,8 +123,8 @@ func (p Process) Stopped() bool {
 	return start == p.start && state == 'T'
 }
 
-// signal signals this very process, never one that got its pid since.
-func (p Process) signal(sig unix.Signal) {
+// Signal signals this very process, never one that got its pid since.
+func (p Process) Signal(sig unix.Signal) {
 	fd, err := unix.PidfdOpen(p.Pid, 0)
 	if err != nil {
 		return // gone
@@ -141,10 +141,10 @@ func (p Process) signal(sig unix.Signal) {
 func killAtOnce(ps []Process) intervals.Instant {
 	at := intervals.Now()
 	for _, p := range ps {
-		p.signal(unix.SIGSTOP)
+		p.Signal(unix.SIGSTOP)
 	}
 	for _, p := range ps {
-		p.signal(unix.SIGKILL)
+		p.Signal(unix.SIGKILL)
 	}
 	return at
 }

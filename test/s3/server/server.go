@@ -9,7 +9,6 @@ package server
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -30,6 +29,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/understudy-ha/understudy/test/need"
+	"github.com/understudy-ha/understudy/test/port"
 )
 
 // The servers that Versity and MinIO know, by the names of their binaries.
@@ -74,7 +74,7 @@ func Start(tb testing.TB, name string, extra ...string) *Server {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	address := fmt.Sprintf("127.0.0.1:%d", freePort(tb))
+	address := fmt.Sprintf("127.0.0.1:%d", port.S3.Free(tb))
 	s := &Server{tb: tb, URL: "http://" + address, Bucket: bucket, Secret: secret, log: filepath.Join(root, "log")}
 	tb.Cleanup(func() {
 		s.Stop()
@@ -259,21 +259,4 @@ func scratch() string {
 		return ""
 	}
 	return shm
-}
-
-// freePort finds a port beneath the range the kernel hands out, so that it is
-// still free when the server is started again.
-func freePort(tb testing.TB) int {
-	tb.Helper()
-	var lc net.ListenConfig
-	for i := range 200 {
-		port := 10000 + (os.Getpid()*37+int(time.Now().UnixNano()/1000)+i)%2000
-		l, err := lc.Listen(context.WithoutCancel(tb.Context()), "tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err == nil {
-			l.Close()
-			return port
-		}
-	}
-	tb.Fatal("no free port")
-	return 0
 }
