@@ -2,6 +2,7 @@ package guard
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -208,7 +209,16 @@ type daemonOptions struct {
 	Outside   *Outside
 	Watchdog  *Watchdog
 	Released  string // where the release child leaves its note
+	GuardStop time.Duration
 }
+
+// killAfter is when KILL is due after a daemon's death, unless a variant says
+// otherwise. What is deaf to TERM lives that long; early is well before that, by
+// what a busy machine may keep a process from its next beat.
+const (
+	killAfter = time.Second
+	early     = killAfter / 2
+)
 
 func (o daemonOptions) finals() Finals {
 	if o.Final == nil {
@@ -244,7 +254,7 @@ func testDaemon() int {
 		DataDir: o.Dir, Lock: lock, Log: logf, Isolation: o.Isolation, Stdout: logf, Stderr: logf,
 		Incarnation: "testincarnation", ReleaseStdin: []byte("opaque"),
 		ReleaseArgv:    []string{selfExe, "test-release", o.Released},
-		ReleaseTimeout: 5 * time.Second, GuardStop: 400 * time.Millisecond,
+		ReleaseTimeout: 5 * time.Second, GuardStop: o.GuardStop,
 		LeaseFile: filepath.Join(o.Dir, "lease"), Finals: o.finals(), Watchdog: o.Watchdog, Outside: o.Outside,
 	})
 	if err != nil {
@@ -302,6 +312,7 @@ type variant struct {
 	final     []string
 	outside   func(dir string) *Outside
 	watchdog  func(dir string) *Watchdog
+	killAfter time.Duration // 0: the constant of that name
 }
 
 func variants() []variant {
@@ -321,7 +332,14 @@ func variants() []variant {
 // each runs a test for every variant, with a daemon started.
 func each(t *testing.T, f func(d *daemon)) {
 	t.Helper()
+	eachWith(t, func(*variant) {}, f)
+}
+
+// eachWith is each of variants that are changed first.
+func eachWith(t *testing.T, change func(v *variant), f func(d *daemon)) {
+	t.Helper()
 	for _, v := range variants() {
+		change(&v)
 		t.Run(strings.ReplaceAll(v.name, " ", "-"), func(t *testing.T) {
 			t.Parallel()
 			f(startDaemon(t, v))
@@ -394,7 +412,7 @@ func (d *daemon) start(v variant) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := daemonOptions{Dir: d.dir, Isolation: v.isolation, Adopt: v.adopt, Final: v.final, Released: d.released}
+	o := daemonOptions{Dir: d.dir, Isolation: v.isolation, Adopt: v.adopt, Final: v.final, Released: d.released, GuardStop: cmp.Or(v.killAfter, killAfter)}
 	if v.outside != nil {
 		o.Outside = v.outside(d.dir)
 	}
