@@ -209,11 +209,11 @@ conformance-nfs: need-go
 
 # The HDFS store and planes on a real HDFS, in the short form. Without Java,
 # Maven or a network the test is skipped, fails in CI, and says why.
-suite-hdfs: $(BIN)/suite $(GOTESTSUM) build
+suite-hdfs: $(BIN)/suite $(GOTESTSUM) $(VERSITYGW) build
 	@test/hdfs/fetch $(HADOOP) || true
 	@HDFS_JARS=$(abspath $(HADOOP)) $(call GOTEST,hdfs) -timeout=15m $(HDFS_PKG)
 
-conformance-hdfs: need-go
+conformance-hdfs: need-go $(VERSITYGW)
 	test/hdfs/fetch $(HADOOP)
 	HDFS_FULL=1 HDFS_JARS=$(abspath $(HADOOP)) $(GO) test -count=1 -v -timeout=3h -p=1 $(HDFS_PKG) $(HDFS_PKG)/secure
 

@@ -306,3 +306,10 @@ func TestSpending(t *testing.T) {
 		seldom = got
 	}
 }
+
+// TestFollowing: a hot standby on S3 has what it needs before it needs it.
+func TestFollowing(t *testing.T) {
+	alongside(t)
+	c := newCloud(t, server.Start(t, server.Versity), harness.Options{Nodes: 2, Settings: harness.FromArtifact()})
+	harness.Following(t, c.Plane, 2*settle)
+}
