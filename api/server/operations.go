@@ -127,6 +127,7 @@ func (s *server) operationRefusal(r *request, what string, err error) response {
 	var (
 		usage *ha.UsageError
 		busy  *ha.BusyError
+		store *ha.StoreError
 	)
 	switch {
 	case errors.As(err, &usage):
@@ -135,6 +136,8 @@ func (s *server) operationRefusal(r *request, what string, err error) response {
 		return failure(http.StatusConflict, busy.Error(), "GET "+operationsPath+busy.Other.ID+" shows what comes of it").with("Location", operationsPath+busy.Other.ID)
 	case errors.Is(err, ha.ErrNoOperation):
 		return failure(http.StatusNotFound, err.Error(), "")
+	case errors.As(err, &store) && r.Context().Err() == nil:
+		return failure(http.StatusServiceUnavailable, "can not "+what+": "+store.Error(), "").with("Retry-After", "1")
 	}
 	return s.refusal(r, what, err)
 }

@@ -154,8 +154,12 @@ func (p picture) up() bool {
 
 // healthy reports whether the node is up and nothing needs a look.
 func (p picture) healthy() bool {
-	return p.up() && p.state() != lease.StateFailed && p.storeOK()
+	return p.up() && p.state() != lease.StateFailed && (p.alone() || p.storeOK())
 }
+
+// alone reports whether the node serves outside the plane, which asks nothing
+// of the store.
+func (p picture) alone() bool { return p.Mode == lease.ModeDisabled && p.Reign != nil }
 
 // storeOK reports whether the last read and the last write of the store
 // succeeded and are recent.

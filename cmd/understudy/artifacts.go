@@ -110,6 +110,9 @@ func (a *artifacts) reign() (artifact.Reign, error) {
 	if !s.Leading(a.node.Now()) {
 		return artifact.Reign{}, ha.ErrNotMaster
 	}
+	if _, err := a.read(); errors.Is(err, ha.ErrNoState) {
+		return artifact.Reign{}, err // a node that serves alone has no plane to keep them in
+	}
 	return artifact.Reign{Plane: s.Plane, Term: s.Reign.Term}, nil
 }
 

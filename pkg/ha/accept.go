@@ -77,8 +77,9 @@ func (r OperationRequest) validate(now time.Time) error {
 // it; any node may take it. It returns once the request is on the store, not
 // when it is carried out: see Await. Errors: *UsageError; *PreconditionError
 // with every reason why it would come to nothing; *BusyError when another
-// operation moves the mastership; the store's; ErrClosed; ctx's. With DryRun
-// nothing is written, and the operation returned has no id.
+// operation moves the mastership; *StoreError; the store's when it may have taken
+// the request; ErrClosed; ctx's. With DryRun nothing is written, and the
+// operation returned has no id.
 func (n *Node) Operate(ctx context.Context, r OperationRequest) (Operation, error) {
 	if n.opts.Mode == lease.ModeDisabled {
 		return Operation{}, disabledError()
@@ -88,10 +89,8 @@ func (n *Node) Operate(ctx context.Context, r OperationRequest) (Operation, erro
 		return Operation{}, err
 	}
 	s := n.Status()
-	if !r.DryRun {
-		if err := n.ops.clear(ctx, r); err != nil {
-			return Operation{}, err
-		}
+	if err := n.ops.clear(ctx, r); err != nil {
+		return Operation{}, err
 	}
 	if reasons := n.ops.reasons(s, r); len(reasons) > 0 {
 		return Operation{}, &PreconditionError{reasons}
@@ -154,12 +153,12 @@ func (o *operations) tell(ctx context.Context) {
 // clear looks for what is in the way of a request. A resume takes back the
 // pauses that stand.
 func (o *operations) clear(ctx context.Context, r OperationRequest) error {
-	if !r.Kind.moves() && r.Kind != OpResume {
+	if !r.Kind.moves() && (r.Kind != OpResume || r.DryRun) {
 		return nil
 	}
 	ops, err := o.requests(ctx)
 	if err != nil {
-		return fmt.Errorf("the store did not say what is under way: %w", err)
+		return err
 	}
 	for _, op := range o.known(ops) {
 		switch {

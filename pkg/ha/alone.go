@@ -18,6 +18,9 @@ const aloneLease = 100 * 365 * 24 * time.Hour
 // runAlone is mode DISABLED at start: the service runs here, as MASTER, with no
 // records on the store. It is refused while the plane is alive, unless forced.
 func (n *Node) runAlone(ctx context.Context) error {
+	looks := *n.Status()
+	looks.Standing, looks.Detail = lease.StateInitializing, "looking whether the plane is alive"
+	n.status.Store(&looks)
 	if !n.opts.Force {
 		if err := n.refuseIfAlive(ctx); err != nil {
 			return err

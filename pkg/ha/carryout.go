@@ -263,9 +263,12 @@ func (o *operations) candidates(s *Status, now lease.Instant) []election.Candida
 	return cs
 }
 
-// holderOf is who leads the term, this node included; empty: nobody.
+// holderOf is who leads the term, this node included; empty: nobody. One whose
+// reign is over leads nothing, although the register may still name it.
 func holderOf(s *Status) lease.NodeID {
 	switch {
+	case s.Reign != nil && !s.Reign.Leading:
+		return ""
 	case s.Reign != nil:
 		return s.Node
 	case s.HolderOK:

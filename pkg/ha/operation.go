@@ -114,6 +114,17 @@ func (e *BusyError) Error() string {
 	return fmt.Sprintf("operation %s (%s) is %s; wait for it, or cancel it with understudy switchover cancel", e.Other.ID, e.Other.Kind, e.Other.State)
 }
 
+// StoreError means that the store did not say what is asked for, or under way.
+// Nothing was changed.
+type StoreError struct{ Err error }
+
+func (e *StoreError) Error() string {
+	return "the store does not say what is under way: " + e.Err.Error() + "; try again once it answers: GET /store"
+}
+
+// Unwrap returns the store's own error.
+func (e *StoreError) Unwrap() error { return e.Err }
+
 // UsageError says what is wrong with a request.
 type UsageError struct{ Reason string }
 

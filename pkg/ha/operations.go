@@ -177,7 +177,7 @@ func (o *operations) keys(ctx context.Context, prefix string) ([]string, error) 
 		page, err := o.n.store.List(bctx, prefix, after)
 		cancel()
 		if err != nil {
-			return nil, err
+			return nil, &StoreError{err}
 		}
 		for _, it := range page.Items {
 			keys, after = append(keys, it.Key), it.Key
@@ -191,7 +191,11 @@ func (o *operations) keys(ctx context.Context, prefix string) ([]string, error) 
 func (o *operations) get(ctx context.Context, key string) ([]byte, error) {
 	bctx, cancel := o.bounded(ctx)
 	defer cancel()
-	return readObject(bctx, o.n.store, key)
+	b, err := readObject(bctx, o.n.store, key)
+	if err != nil {
+		err = &StoreError{err}
+	}
+	return b, err
 }
 
 func (o *operations) put(ctx context.Context, key string, op Operation) error {

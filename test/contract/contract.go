@@ -116,6 +116,15 @@ func find(doc *openapi3.T, method, path string) (*routers.Route, map[string]stri
 	return nil, nil
 }
 
+// Template is the document's path that a path is one of, {names} and all; empty
+// if the document has none that is asked by the method.
+func Template(doc *openapi3.T, method, path string) string {
+	if route, _ := find(doc, method, path); route != nil {
+		return route.Path
+	}
+	return ""
+}
+
 // templates are the document's paths, those without {names} first.
 func templates(doc *openapi3.T) []string {
 	paths := doc.Paths.Keys()
