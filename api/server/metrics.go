@@ -74,6 +74,7 @@ var (
 	descBeats        = describe("heartbeats_total", "Attempts to write the register: confirmed, undecided (settled by reading the register) or unsent (their time was over).", "outcome")
 	descLate         = describe("heartbeats_late_total", "Renewals that were not confirmed within half the time to the stop of the service (HEARTBEAT_LATE).")
 	descRecords      = describe("node_records_total", "Records of this node: written, or failed to be.", "outcome")
+	descBackups      = describe("state_backups_total", "Backups of the persisted state by this node: made, or failed to be.", "outcome")
 	descGuard        = describe("guard_acknowledgement_age_seconds", "Age of the renewal that the deadline rests on which the guard acknowledged last. Only while the term is held.")
 	descRestarts     = describe("service_restarts_total", "Restarts of the managed service on this node.")
 	descFailures     = describe("service_failures", "Exits and failed checks of the managed service on this node since the daemon began or an operator reset them.")
@@ -88,7 +89,7 @@ var (
 func (nodeCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descBuild, descNode, descState, descMaster, descLeader, descTerm, descPaused, descRemaining, descTimeout,
-		descInterval, descChanges, descBeats, descLate, descRecords, descGuard, descRestarts, descFailures, descServiceReady,
+		descInterval, descChanges, descBeats, descLate, descRecords, descBackups, descGuard, descRestarts, descFailures, descServiceReady,
 		descStoreUp, descNodes, descElectable, descVisible,
 	} {
 		ch <- d
@@ -158,6 +159,8 @@ func collectCounts(n ha.Counts, ch chan<- prometheus.Metric) {
 	count(descLate, n.Late)
 	count(descRecords, n.Records, "written")
 	count(descRecords, n.RecordsFailed, "failed")
+	count(descBackups, n.Backups, "made")
+	count(descBackups, n.BackupsFailed, "failed")
 	count(descRestarts, n.Restarts)
 }
 

@@ -47,14 +47,16 @@ and no node; the plane may be in use. The file appears when it is whole.`,
 				return err
 			}
 			e := exported{args[0], string(c.Plane), uint64(c.Term), c.Keys(), len(c.Artifacts), c.Digest()}
-			return g.print(cmd, e, func(s *screen) {
-				s.printf("%d keys and %d artifacts are in %s: sha256 %s\n", e.Keys, e.Artifacts, e.File, e.Digest)
-			})
+			return g.print(cmd, e, e.draw)
 		},
 	}
 	cmd.Flags().StringVar(&store, "store", "", "the `location` to read")
 	cmd.Flags().StringVar(&root, "artifacts", "", "the `location` of its artifacts, if not in --store")
 	return cmd
+}
+
+func (e exported) draw(s *screen) {
+	s.printf("%d keys and %d artifacts are in %s: sha256 %s\n", e.Keys, e.Artifacts, e.File, e.Digest)
 }
 
 // exportTo writes a file that appears when it is whole.

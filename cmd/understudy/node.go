@@ -357,7 +357,7 @@ func (d *daemon) node() (*ha.Node, error) {
 		return guard.NewProof(plane, term, run, d.service.Info().GuardPid).Save(d.cfg.DataDir)
 	}
 	c := d.cfg
-	persist := &ha.Persist{Clean: c.PersistMode == config.PersistClean, Retention: c.State.Retention}
+	persist := &ha.Persist{Clean: c.PersistMode == config.PersistClean, Retention: c.State.Retention, Backups: ha.Backups(c.State.Backups)}
 	if c.PersistMode == config.PersistDisabled || c.HighAvailabilityMode == lease.ModeDisabled {
 		persist = nil // the register says what counts, and there is none, or it is not ours
 	}

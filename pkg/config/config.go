@@ -364,6 +364,14 @@ type Artifacts struct {
 // State is the section "state": of the persisted state.
 type State struct {
 	Retention time.Duration `yaml:"retention"` // what nobody needs is kept for so long
+	Backups   Backups       `yaml:"backups"`
+}
+
+// Backups is the section "state.backups": whole states that are put by.
+type Backups struct {
+	Promotion bool `yaml:"promotion"` // what a reign begins with
+	Demotion  bool `yaml:"demotion"`  // what it ends with
+	Keep      int  `yaml:"keep"`      // how many the plane keeps; 0: none
 }
 
 // HDFS is the section "store.hdfs": how to reach the file system of an hdfs://
@@ -437,7 +445,7 @@ func Default() *Config {
 			GuardStop:       Hook{Timeout: 10 * time.Second},
 		},
 		Artifacts: Artifacts{CacheSize: 10 << 30},
-		State:     State{Retention: 24 * time.Hour},
+		State:     State{Retention: 24 * time.Hour, Backups: Backups{Promotion: true, Keep: 10}},
 		Store:     Store{S3: S3{PathStyle: "auto", SSE: "none"}},
 		Log:       Log{Level: "info", Format: "console"},
 	}

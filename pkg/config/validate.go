@@ -35,6 +35,7 @@ func (c *Config) Validate() (Warnings, error) {
 	v.fencing()
 	v.hooks()
 	v.timings()
+	v.state()
 	if len(v.problems) > 0 {
 		return v.warnings, &Error{v.problems}
 	}
@@ -564,6 +565,16 @@ func (v *validator) moves() {
 	}
 	if h.AntiFlap.Changes > 0 && h.AntiFlap.Window <= 0 {
 		v.bad("ha.antiFlap.window", "%s is no time at all; write e.g. 10m, or antiFlap.changes: 0 for no bound", formatDuration(h.AntiFlap.Window))
+	}
+}
+
+// mostBackups is as many as a plane may be told to keep: whoever makes one lists
+// them all.
+const mostBackups = 1000
+
+func (v *validator) state() {
+	if n := v.c.State.Backups.Keep; n < 0 || n > mostBackups {
+		v.bad("state.backups.keep", "%d is not from 0 to %d; write 0 for no backups", n, mostBackups)
 	}
 }
 

@@ -26,6 +26,10 @@ type keeper struct {
 	held    atomic.Pointer[held] // nil: no state here
 	commits atomic.Uint64        // that succeeded
 	trouble atomic.Pointer[string]
+
+	backups, backupsFailed atomic.Uint64          // that this node made, or did not
+	backupTrouble          atomic.Pointer[string] // of the last one; nil: none
+
 	settled chan election.Settled
 	poke    chan struct{}
 
@@ -45,6 +49,7 @@ type keeper struct {
 
 	// Owned by the goroutine.
 	clean   bool
+	left    lease.Term      // the last reign whose end was seen to
 	beganAt time.Time       // of the last commit, for stores with a shortest interval
 	kept    string          // why the state was last said not to be readable
 	misses  int             // in a row, of objects that should be there
@@ -135,6 +140,7 @@ func (k *keeper) settle(a election.Settled) {
 func (k *keeper) run(ctx context.Context) {
 	k.base = ctx
 	defer k.beside.Wait()
+	defer func() { k.demoted(k.held.Load()) }() //nolint:contextcheck // it outlives ctx
 	defer k.fail(ErrClosed)
 	again := time.NewTimer(time.Hour)
 	defer again.Stop()
@@ -172,6 +178,7 @@ func (k *keeper) turn(ctx context.Context) bool {
 		return false // its order is on the way
 	}
 	k.fail(ErrNotMaster)
+	k.demoted(h) //nolint:contextcheck // it outlives the turn
 	switch {
 	case hot && (h == nil || h.state.Head != head):
 		return k.follow(op, head, h)
@@ -207,6 +214,7 @@ func (k *keeper) begin(ctx context.Context, o *election.Load) bool {
 		return true
 	}
 	from := k.held.Load()
+	k.demoted(from) //nolint:contextcheck // it outlives the order
 	got, err := k.read(ctx, o.Head, from)
 	var damage *journal.DamageError
 	switch {
@@ -222,6 +230,7 @@ func (k *keeper) begin(ctx context.Context, o *election.Load) bool {
 	}
 	k.misses = 0
 	k.take(got, o.Term)
+	k.promoted(got.State, o.Term) // before CLEAN drops it
 	if k.clean && !k.beginClean(ctx, o.Term) {
 		return done("the persisted state could not be begun anew")
 	}
@@ -301,6 +310,7 @@ type StateStatus struct {
 	Keys    int
 	Bytes   int64  // of keys and values
 	Error   string // why it can not be read; empty otherwise
+	Backup  string // why the last backup could not be made; empty otherwise
 }
 
 // status describes the state for a status. Called by the loop.
@@ -312,6 +322,9 @@ func (k *keeper) status(head lease.Head) StateStatus {
 	s.Lag = max(head.Seq, s.Seq) - s.Seq
 	if why := k.trouble.Load(); why != nil {
 		s.Error = *why
+	}
+	if why := k.backupTrouble.Load(); why != nil {
+		s.Backup = *why
 	}
 	return s
 }

@@ -57,6 +57,8 @@ type Persist struct {
 	Clean bool
 	// Retention delays the removal of what nobody needs any more.
 	Retention time.Duration
+	// Backups are kept beside the state. The zero value keeps none.
+	Backups Backups
 	// SnapshotSegments and SnapshotBytes say after how much log a snapshot is
 	// made; 0: by the size of the last one. For tests.
 	SnapshotSegments int

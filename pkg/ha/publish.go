@@ -169,6 +169,7 @@ func (n *Node) sums() Counts {
 	c := n.counts
 	c.Records, c.RecordsFailed = n.recorder.sums()
 	c.Commits = n.keeper.commits.Load()
+	c.Backups, c.BackupsFailed = n.keeper.backups.Load(), n.keeper.backupsFailed.Load()
 	return c
 }
 

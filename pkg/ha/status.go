@@ -80,6 +80,7 @@ type Counts struct {
 	Records, RecordsFailed   uint64 // records of this node that reached the store, or did not
 	Restarts                 uint64 // of the service, on this node
 	Commits                  uint64 // of the persisted state, by this node
+	Backups, BackupsFailed   uint64 // of the persisted state, that this node made or could not make
 	// Changes of this node's state. A published map is never changed.
 	Changes map[Change]uint64
 }
@@ -139,22 +140,28 @@ func (s *Status) LeaseRemaining(now lease.Instant) time.Duration {
 // was confirmed within half the time to the stop of the service.
 const CodeLate = "HEARTBEAT_LATE"
 
+// CodeBackup is the code of the warning that a backup could not be made.
+const CodeBackup = "BACKUP_FAILED"
+
 // WarningsAt are the Warnings and what is to be said of the given moment. A
 // heartbeat that was late is told of for one heartbeatTimeout, so that whoever
 // asks now and then hears of it, too.
 func (s *Status) WarningsAt(now lease.Instant) []string {
-	r := s.Reign
+	r, warnings := s.Reign, slices.Clip(s.Warnings)
+	if why := s.Persisted.Backup; why != "" {
+		warnings = append(warnings, CodeBackup+": the last backup of the persisted state could not be made: "+why+". Nothing else is affected; look at the store")
+	}
 	switch {
 	case s.Leading(now) && r.Late > 0 && now.Longest(r.T0) >= r.Late:
-		return append(slices.Clip(s.Warnings), fmt.Sprintf(
+		return append(warnings, fmt.Sprintf(
 			"%s: no renewal confirmed for %v; %v are left to serve. Look at the store and at the load of this machine",
 			CodeLate, now.Longest(r.T0).Truncate(time.Millisecond), s.LeaseRemaining(now).Truncate(time.Millisecond)))
 	case !s.LateAt.IsZero() && now.Longest(s.LateAt) < s.Timeout:
-		return append(slices.Clip(s.Warnings), fmt.Sprintf(
+		return append(warnings, fmt.Sprintf(
 			"%s: a renewal was not confirmed in time %v ago. Look at the store and at the load of this machine",
 			CodeLate, now.Longest(s.LateAt).Truncate(time.Second)))
 	}
-	return s.Warnings
+	return warnings
 }
 
 // StateAt is the node's state at the given moment, by the truth rule.

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -55,6 +56,50 @@ func Read(ctx context.Context, store persistence.Store, files persistence.Object
 	return &Content{
 		Plane: v.Plane, Term: v.Term, State: got.State, Artifacts: entries, Damages: got.Damages, Open: lib.Open,
 	}, nil
+}
+
+// ReadBackup reads a backup (journal.Backup) of the plane whose store it lies
+// in, and changes nothing. A backup holds the keys and what the names of
+// artifacts meant; what of that has been removed since is lost, and not in the
+// content. Errors are those of Read.
+func ReadBackup(ctx context.Context, store persistence.Store, files persistence.Objects, b journal.Backup, limit time.Duration) (c *Content, lost []artifact.Entry, err error) {
+	loader := journal.Loader{Objects: store, Limit: limit}
+	state, info, err := loader.Backup(ctx, b)
+	if err != nil {
+		return nil, nil, err
+	}
+	entries, err := artifact.Entries(state)
+	if err != nil {
+		return nil, nil, err
+	}
+	lib := artifact.New(files, artifact.StateIndex{Read: func() (artifact.View, error) { return state, nil }}, artifact.Options{Stall: limit})
+	var kept []artifact.Entry
+	for _, e := range entries {
+		rc, err := lib.Open(ctx, e, 0)
+		switch {
+		case errors.Is(err, persistence.Absent):
+			lost = append(lost, e)
+			continue
+		case err != nil:
+			return nil, nil, err
+		}
+		_ = rc.Close() // nothing was read
+		kept = append(kept, e)
+	}
+	var keys []journal.Entry
+	for e := range state.List("", "") {
+		if !strings.HasPrefix(e.Key, artifact.KeyPrefix) {
+			keys = append(keys, e)
+		}
+	}
+	c = &Content{Plane: info.Plane, Term: info.Term, State: journal.FromEntries(state.Head, info.Term, keys), Artifacts: kept, Open: lib.Open}
+	// Terms only go on: the plane's own, which it had long after the backup.
+	if snap, err := bounded(ctx, limit, store.Read); err == nil {
+		if v, err := lease.ParseValue(snap.Value); err == nil {
+			c.Term = max(c.Term, v.Term)
+		}
+	}
+	return c, lost, nil
 }
 
 func bounded[T any](ctx context.Context, limit time.Duration, f func(context.Context) (T, error)) (T, error) {

@@ -1,11 +1,13 @@
 package e2e_test
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/understudy-ha/understudy/api/v1"
 	"github.com/understudy-ha/understudy/test/e2e/harness"
 )
 
@@ -67,4 +69,41 @@ func TestMovedPlane(t *testing.T) {
 	if s, err := n.States(); err != nil || s.Term <= uint64(before) {
 		t.Errorf("term %d after %d, %v", s.Term, before, err)
 	}
+	goBack(t, n, there)
+	if got := command(t, n, "state", "get", "jobs/next"); strings.TrimSpace(got) != "17" {
+		t.Errorf("the key is %q after going back", got)
+	}
+	pulled(t, p, file)
+}
+
+// goBack changes the state of a node's plane, stops it, goes back to the state
+// that its reign began with, and starts it again.
+func goBack(t *testing.T, n *harness.Node, location string) {
+	t.Helper()
+	command(t, n, "state", "put", "jobs/next", "18")
+	var backups []struct {
+		Name     string `json:"name"`
+		Occasion string `json:"occasion"`
+	}
+	list := func() bool {
+		out := command(t, n, "backup", "list", "--store", location, "-o", "json")
+		if err := json.Unmarshal([]byte(out), &backups); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return len(backups) == 1 && backups[0].Occasion == "promotion"
+	}
+	if !harness.Poll(settle, list) {
+		t.Fatalf("the promotion has left the backups %v", backups)
+	}
+	restore := []string{"backup", "restore", backups[0].Name, "--store", location}
+	if out, err := understudy(t, n, append(restore, "--replace")...); err == nil || !strings.Contains(out, "stop every node") {
+		t.Errorf("into a live plane: %v\n%s", err, out)
+	}
+	n.Stop(settle)
+	if out, err := understudy(t, n, restore...); err == nil || !strings.Contains(out, "--replace drops them") {
+		t.Errorf("without --replace: %v\n%s", err, out)
+	}
+	command(t, n, append(restore, "--replace")...)
+	n.Start()
+	n.WaitState(settle, v1.StateMaster)
 }
