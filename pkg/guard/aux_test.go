@@ -385,7 +385,7 @@ func TestHooksAreInNobodysWay(t *testing.T) {
 		for id := range uint64(20) {
 			d.hook(Aux{Term: 1, ID: 100 + id, Timeout: time.Hour}, service{Name: "hook" + strconv.Itoa(int(id)), IgnoreTerm: true})
 		}
-		const stop, kill, end = 500 * time.Millisecond, time.Second, 3 * time.Second
+		const stop, kill, end = 3 * time.Second, 3500 * time.Millisecond, 6 * time.Second // it takes twenty hooks before it
 		t0 := boot()
 		d.arm(1, stop, kill, end)
 		signalOf(d.t, d.proc.Pid, unix.SIGSTOP)
