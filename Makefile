@@ -168,8 +168,9 @@ suite-format: $(BIN)/suite $(GOLANGCI_LINT)
 suite-lint: $(BIN)/suite $(GOLANGCI_LINT)
 	@$(CHECK) lint -- sh -c '$(GO) build ./... && $(GOLANGCI_LINT) run ./...'
 
+# Whatever is built with -race would sleep for a second before it exits.
 suite-unit: $(BIN)/suite $(GOTESTSUM)
-	@$(call GOTEST,unit) -timeout=15m $(RACE) -shuffle=on $(UNIT_PKGS)
+	@GORACE=atexit_sleep_ms=0 $(call GOTEST,unit) -timeout=15m $(RACE) -shuffle=on $(UNIT_PKGS)
 
 # The race detector would make the simulator, which is one goroutine, ten
 # times slower and find nothing.

@@ -21,7 +21,14 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
+// brisk has children built with -race end at once: they would otherwise sleep
+// for a second, each of the hundreds of commands that are run here.
+const brisk = "atexit_sleep_ms=0"
+
 func TestMain(m *testing.M) {
+	if os.Getenv("GORACE") == "" {
+		os.Setenv("GORACE", brisk)
+	}
 	testscript.Main(m, map[string]func(){"understudy": main})
 }
 
@@ -47,6 +54,7 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			env.Setenv("TZ", "UTC")
+			env.Setenv("GORACE", brisk)
 			env.Setenv("NODE", node.URL)
 			env.Setenv("CA", ca)
 			env.Setenv("DEAD", "https://"+dead)
