@@ -177,9 +177,10 @@ suite-unit: $(BIN)/suite $(GOTESTSUM)
 suite-sim: $(BIN)/suite $(GOTESTSUM)
 	@$(call GOTEST,sim) -timeout=30m $(SIM_PKGS)
 
-# Timing is what these measure, so nothing else runs beside them.
+# Timing is what most of these measure, so nothing else runs beside them. What
+# only waits runs four at a time in the end.
 suite-e2e: $(BIN)/suite $(GOTESTSUM) build
-	@$(call GOTEST,e2e) -timeout=60m -p=1 $(E2E_PKGS)
+	@$(call GOTEST,e2e) -timeout=60m -p=1 -parallel=4 $(E2E_PKGS)
 
 # The short form of `make faults`: a few of them, in each place.
 suite-faults: $(BIN)/suite $(GOTESTSUM)

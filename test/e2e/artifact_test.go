@@ -87,6 +87,7 @@ func copies(t *testing.T, n *harness.Node) []string {
 // although the store has lost it meanwhile. A standby whose copy is damaged
 // then does not run it, and says why.
 func TestServiceFromArtifact(t *testing.T) {
+	t.Parallel()
 	p := harness.NewPlane(t, harness.Options{Nodes: 2, Settings: fromArtifact})
 	p.Start()
 	first := leader(t, p)

@@ -28,6 +28,7 @@ func operate(t *testing.T, n *harness.Node, args ...string) (said string, code i
 // running the repair is refused; with all of them stopped it is done, and the
 // plane goes on at a higher term with the ids that the nodes remember.
 func TestRepairedRegister(t *testing.T) {
+	t.Parallel()
 	timing := fast(t)
 	p := harness.NewPlane(t, harness.Options{Nodes: 2})
 	p.StartAndWait(settle)
@@ -75,6 +76,7 @@ func TestRepairedRegister(t *testing.T) {
 // TestReleaseBesideALivingMaster: the operator is wrong about which machine is
 // off.
 func TestReleaseBesideALivingMaster(t *testing.T) {
+	t.Parallel()
 	p := harness.NewPlane(t, harness.Options{Nodes: 2})
 	master := p.StartAndWait(settle)
 	was := p.Register()
@@ -88,6 +90,7 @@ func TestReleaseBesideALivingMaster(t *testing.T) {
 
 // TestReadingTheStoreItself: what the nodes do is told without asking them.
 func TestReadingTheStoreItself(t *testing.T) {
+	t.Parallel()
 	p := harness.NewPlane(t, harness.Options{Nodes: 2})
 	master := p.StartAndWait(settle)
 	n := p.Standby(master)

@@ -133,6 +133,7 @@ func TestFencingEarly(t *testing.T) {
 // and can not: the successor keeps the term and starts nothing, until an operator
 // says that the machine is off.
 func TestFencingRequired(t *testing.T) {
+	t.Parallel()
 	p := harness.NewPlane(t, harness.Options{Nodes: 3, Settings: map[string]any{
 		"fencing.required": true,
 		"fencing.methods":  []map[string]any{{"method": "command", "timeout": "5s", "command": []string{"/bin/sh", "-c", "echo no outlet {host}; exit 1"}}},

@@ -157,6 +157,7 @@ func TestMastersStoreHangs(t *testing.T) {
 // INITIALIZING and says so; with ha.failFast it ends with code 4. Neither
 // needs the store to end.
 func TestStoreHangsAtStart(t *testing.T) {
+	t.Parallel()
 	need.Root(t, "mount file systems")
 	p := harness.NewPlane(t, harness.Options{Nodes: 2, FaultFS: true})
 	waits, fails := p.Nodes[0], p.Nodes[1]

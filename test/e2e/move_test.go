@@ -25,6 +25,7 @@ func command(t *testing.T, n *harness.Node, args ...string) string {
 // nodes that move there go on with it, in a higher term. A live plane is not
 // written to.
 func TestMovedPlane(t *testing.T) {
+	t.Parallel()
 	p := harness.NewPlane(t, harness.Options{Nodes: 1})
 	n := p.StartAndWait(settle)
 	command(t, n, "state", "put", "jobs/next", "17")

@@ -261,6 +261,7 @@ func TestOperationsThroughTheStoreAlone(t *testing.T) {
 // TestPausedPlane: nobody takes over from a master that dies, until somebody
 // resumes the plane; then at once, since the lease has long ended.
 func TestPausedPlane(t *testing.T) {
+	t.Parallel()
 	p := harness.NewPlane(t, harness.Options{})
 	master := p.StartAndWait(settle)
 	standby := p.Standby(master)
@@ -286,6 +287,7 @@ func TestPausedPlane(t *testing.T) {
 // TestMaintenance: a master that goes into maintenance hands over first, and
 // does not come back before its end, though it is preferred.
 func TestMaintenance(t *testing.T) {
+	t.Parallel()
 	p := harness.NewPlane(t, harness.Options{Nodes: 2})
 	p.Nodes[0].Set("priority", 5)
 	p.Nodes[0].Start()

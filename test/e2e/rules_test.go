@@ -26,6 +26,7 @@ import (
 // which nobody holds at first, and the first service waits for a whole lease,
 // because a node that is not heard of yet might hold another.
 func TestBirth(t *testing.T) {
+	t.Parallel()
 	timing := fast(t)
 	p := harness.NewPlane(t, harness.Options{NoInit: true})
 	p.Start()
@@ -82,6 +83,7 @@ func bornWith(t *testing.T, dir string) (v lease.Value, made time.Time) {
 // TestAutoInitOff is R0 too: a node that may not make a plane makes none. What
 // else keeps nodes from it: TestLocationThatIsNoPlane, TestUnmountedMountPoint.
 func TestAutoInitOff(t *testing.T) {
+	t.Parallel()
 	p := harness.NewPlane(t, harness.Options{Nodes: 1, NoInit: true, Settings: map[string]any{"ha.autoInit": false}})
 	n := p.Nodes[0]
 	n.Start()
@@ -203,6 +205,7 @@ func TestStuckBestCandidate(t *testing.T) {
 // above the register's, which was restored from a copy, waits as if somebody
 // held it, and claims a term above both.
 func TestTermIsAboveWhatIsRemembered(t *testing.T) {
+	t.Parallel()
 	timing := fast(t)
 	const remembered = 1000
 	p := harness.NewPlane(t, harness.Options{Nodes: 1})
@@ -347,6 +350,7 @@ func TestTermIsTheToken(t *testing.T) {
 // not done although it says so is no register. The node sees that in a scratch
 // area, and does not touch the register, which it could claim without trouble.
 func TestUnverifiedStoreIsNotClaimed(t *testing.T) {
+	t.Parallel()
 	need.Root(t, "mount file systems")
 	p := harness.NewPlane(t, harness.Options{Nodes: 1, FaultFS: true})
 	n := p.Nodes[0]

@@ -34,6 +34,7 @@ func service(t *testing.T, n *harness.Node, args ...string) string {
 // says so, and nobody takes over; the service is started again, and restarted,
 // in the same term. Another node refuses and names the master.
 func TestOperatorStopsTheService(t *testing.T) {
+	t.Parallel()
 	p := harness.NewPlane(t, harness.Options{Settings: map[string]any{"service.restart": "always", "service.drainDelay": "0s"}})
 	master := p.StartAndWait(settle)
 	standby := p.Standby(master)

@@ -30,6 +30,7 @@ import (
 // ends the daemon with one line that names the thing and the remedy, with the
 // right code, at once, and without a trace in the plane's directory.
 func TestRefusedStarts(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name    string
 		options harness.Options
@@ -186,6 +187,7 @@ func TestRefusedStarts(t *testing.T) {
 // TestTwoProcessesOneDataDir: the second is refused, and the first does not
 // notice.
 func TestTwoProcessesOneDataDir(t *testing.T) {
+	t.Parallel()
 	p := harness.NewPlane(t, harness.Options{Nodes: 2})
 	first, second := p.Nodes[0], p.Nodes[1]
 	second.Set("dataDir", first.DataDir)
@@ -203,6 +205,7 @@ func TestTwoProcessesOneDataDir(t *testing.T) {
 // (R14). The copy ends, naming both hosts; the original goes on, be it master
 // or standby.
 func TestClonedNode(t *testing.T) {
+	t.Parallel()
 	host, err := os.Hostname()
 	must(t, err)
 	for _, of := range []string{"master", "standby"} {
@@ -245,6 +248,7 @@ func TestClonedNode(t *testing.T) {
 // empty mount point shows. A node that remembers a plane refuses to believe
 // it, creates nothing there, and goes on when the file system is back.
 func TestUnmountedMountPoint(t *testing.T) {
+	t.Parallel()
 	p := harness.NewPlane(t, harness.Options{Nodes: 2})
 	p.StartAndWait(settle)
 	for _, n := range p.Nodes {
@@ -272,6 +276,7 @@ func TestUnmountedMountPoint(t *testing.T) {
 // a local disk where that was not allowed, get no plane from a node. It waits,
 // and says what to do.
 func TestLocationThatIsNoPlane(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name    string
 		prepare func(p *harness.Plane, n *harness.Node)
@@ -501,6 +506,7 @@ func shift(dir string, by time.Duration) {
 // TestDataDirFullWhenClaiming: a standby whose data directory is full must not
 // claim what it could not remember. It says so, and claims once there is room.
 func TestDataDirFullWhenClaiming(t *testing.T) {
+	t.Parallel()
 	p := harness.NewPlane(t, harness.Options{Nodes: 2})
 	master, full := p.Nodes[0], p.Nodes[1]
 	mount(t, "none", full.DataDir, "tmpfs", 0, "size=256k")
@@ -549,6 +555,7 @@ func TestWrongPassword(t *testing.T) {
 // TestServiceThatCanNotRun: a node whose service can not be started, or does
 // not stay, gives the term up, says why, and the next node serves.
 func TestServiceThatCanNotRun(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name    string
 		command []string
