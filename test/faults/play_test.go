@@ -288,7 +288,9 @@ func whole(path string) bool {
 // undisturbed holds that the master is master still, and nothing else served.
 func (s *stage) undisturbed(since intervals.Instant, master *harness.Node) {
 	s.t.Helper()
-	if n := s.p.Record().StartsAfter(since); n != 0 || !master.IsMaster() {
+	// One question may have no answer in time on a busy machine; who is master
+	// again has another service.
+	if n := s.p.Record().StartsAfter(since); n != 0 || !harness.Poll(settle, master.IsMaster) {
 		s.t.Errorf("%d services started, and %s is %s; want none, and the same master", n, master.Name, master.State())
 	}
 }
