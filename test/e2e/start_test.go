@@ -253,8 +253,8 @@ func TestCrowdOfDaemons(t *testing.T) {
 			if n := len(p.Record().Trees); n != 1 {
 				t.Errorf("%d services started, want 1", n)
 			}
-			if n := len(p.Masters()); n != 1 {
-				t.Errorf("%d masters, want 1", n)
+			if got := p.WaitMaster(settle); got != master {
+				t.Errorf("%s is master, and was %s", got.Name, master.Name)
 			}
 			var known int
 			if !harness.Poll(settle, func() bool {

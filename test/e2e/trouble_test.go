@@ -582,8 +582,7 @@ func TestServiceThatCanNotRun(t *testing.T) {
 			if next := p.WaitStart(at, c.within); next.Node != good.ID() {
 				t.Errorf("%s serves", next.Node)
 			}
-			p.WaitMaster(settle)
-			if !good.IsMaster() {
+			if p.WaitMaster(settle) != good {
 				t.Error("the good node is not master")
 			}
 		})

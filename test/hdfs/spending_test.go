@@ -34,7 +34,7 @@ func TestSpending(t *testing.T) {
 	time.Sleep(length)
 	sum, by := counted(t, c, nn)
 	beats := float64(intervals.Now().Sub(from)) / float64(timingOf(t, preset).Heartbeat)
-	if !master.IsMaster() || len(p.Record().Trees) != 1 {
+	if !harness.Poll(settle, master.IsMaster) || len(p.Record().Trees) != 1 {
 		t.Fatalf("the plane was not at rest: %v", p.Record().Trees)
 	}
 

@@ -269,7 +269,7 @@ func TestSpending(t *testing.T) {
 				polls = len(slices.DeleteFunc(rs, func(r proxy.Request) bool { return r.Kind != proxy.Get || !strings.HasSuffix(r.Path, registerKey) }))
 			}
 		}
-		if !master.IsMaster() || len(c.Record().Trees) != 1 {
+		if !harness.Poll(settle, master.IsMaster) || len(c.Record().Trees) != 1 {
 			t.Fatalf("the plane was not at rest: %v", c.Record().Trees)
 		}
 		atMost := func(role, what string, n int, perBeat float64) {
