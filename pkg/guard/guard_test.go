@@ -271,7 +271,7 @@ func TestNothingStartsAfterTheFirstSignal(t *testing.T) {
 	each(t, func(d *daemon) {
 		t := d.t
 		d.serve(7, service{Linger: 300 * time.Millisecond})
-		d.arm(7, 500*time.Millisecond, 5*time.Second, 10*time.Second)
+		d.arm(7, soon, 5*time.Second, 10*time.Second)
 		signalOf(t, d.proc.Pid, unix.SIGSTOP)
 		if !within(10*time.Second, func() bool { return len(d.processes()) == 1 }) {
 			t.Fatal("not stopped")
@@ -440,9 +440,9 @@ func TestGuardThatWokeLate(t *testing.T) {
 	each(t, func(d *daemon) {
 		t := d.t
 		d.serve(1, service{})
-		d.arm(1, 300*time.Millisecond, time.Second, 2*time.Second)
+		d.arm(1, soon, 2*soon, 4*soon)
 		signalOf(t, d.guard, unix.SIGSTOP)
-		time.Sleep(500 * time.Millisecond)
+		time.Sleep(soon + 200*time.Millisecond)
 		d.tell(order{Do: opArm, Term: 1, Stop: time.Hour, Kill: time.Hour, End: time.Hour})
 		d.run(1, 2, service{Name: "again"})
 		signalOf(t, d.guard, unix.SIGCONT)

@@ -371,6 +371,10 @@ const nobody = 65534
 // wait is how long a test waits for what must happen: only failures take it.
 const wait = 20 * time.Second
 
+// soon is when a stop begins that a test waits for. The deadline must have come
+// to the guard by then, or it is answered with the stop instead of with Armed.
+const soon = 1500 * time.Millisecond
+
 // startDaemon starts a daemon with its guard. When the test ends, everything
 // is killed, and the test fails if anything is left.
 func startDaemon(t *testing.T, v variant) *daemon {

@@ -73,7 +73,7 @@ func TestStuckIsNeverCalledEmpty(t *testing.T) {
 		path, f := mountHang(t)
 		letGo := sync.OnceFunc(func() { close(f.letGo) })
 		defer letGo()
-		const end = time.Second
+		const end = 4 * time.Second
 		d.arm(1, time.Minute, time.Minute, time.Minute)
 		d.tell(order{Do: opStart, Term: 1, RunID: 1, Argv: []string{"/bin/cat", path, d.dir}})
 		d.wait(Started)
@@ -83,7 +83,7 @@ func TestStuckIsNeverCalledEmpty(t *testing.T) {
 			t.Fatal("nobody reads the hanging file")
 		}
 		t0 := boot()
-		d.arm(1, 200*time.Millisecond, 400*time.Millisecond, end)
+		d.arm(1, soon, 2*soon, end)
 		if e := d.wait(Stuck, Empty); e.Kind != Stuck || e.Term != 1 {
 			t.Fatalf("%+v", e)
 		}

@@ -34,7 +34,8 @@ func crowded(mark string) (pids []int) {
 func TestTreeOf200(t *testing.T) {
 	const (
 		size = 200
-		S    = 4 * time.Second // T = 10s: KILL after 2 s
+		S    = 10 * time.Second // T = 30s
+		kill = 2 * time.Second  // after the stop began; as late as 8 s would show no more
 	)
 	for _, v := range variants() {
 		t.Run(strings.ReplaceAll(v.name, " ", "-"), func(t *testing.T) {
@@ -46,7 +47,7 @@ func TestTreeOf200(t *testing.T) {
 					_ = unix.Kill(pid, unix.SIGKILL)
 				}
 			})
-			d.arm(1, time.Minute, time.Minute+S/2, time.Minute+S)
+			d.arm(1, time.Minute, time.Minute+kill, time.Minute+S)
 			d.run(1, 1, service{Crowd: size, Mark: mark, IgnoreTerm: true})
 			if !within(wait, func() bool { return len(crowded(mark)) >= size }) {
 				t.Fatalf("%d of %d came up", len(crowded(mark)), size)
@@ -58,7 +59,7 @@ func TestTreeOf200(t *testing.T) {
 			if took := boot() - began; !e.Final || left > 0 || took > S {
 				t.Errorf("after %v: %+v, %d alive", took, e, left)
 			} else {
-				t.Logf("%d processes proven gone %v after the stop began, KILL was due after %v", size, took, S/2)
+				t.Logf("%d processes proven gone %v after the stop began, KILL was due after %v", size, took, kill)
 			}
 		})
 	}
@@ -119,9 +120,9 @@ func TestManyLines(t *testing.T) {
 	if slowest > time.Second { // of the 2h that a daemon waits
 		t.Errorf("an acknowledgement took %v", slowest)
 	}
-	const end = 2 * time.Second
+	const end = 4 * time.Second
 	t0 := boot()
-	d.arm(1, 200*time.Millisecond, 700*time.Millisecond, end)
+	d.arm(1, soon, 2*soon, end)
 	if e := d.wait(Empty); !e.Final {
 		t.Errorf("%+v", e)
 	}
@@ -245,7 +246,7 @@ func TestStuckHookIsNeverCalledGone(t *testing.T) {
 			t.Fatalf("%+v", e)
 		}
 		d.alone("main")
-		d.arm(1, 200*time.Millisecond, 2*time.Second, 3*time.Second)       // TERM is enough for the service
+		d.arm(1, soon, soon+2*time.Second, soon+3*time.Second)             // TERM is enough for the service
 		for _, want := range []EventKind{Stopping, Exited, Empty, Stuck} { // of the service, then of the term
 			if e := d.wait(Exited, Stopping, Empty, Stuck, AuxEnded); e.Kind != want || e.Final {
 				t.Fatalf("%+v, want %s", e, want)

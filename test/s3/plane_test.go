@@ -178,8 +178,12 @@ func TestTerminate(t *testing.T) {
 				master.Start()
 				master = c.WaitSettled(settle)
 			}
-			if _, longest := harness.Figures(t, "S3: SIGTERM, "+tt.name+": old service's exit to the next start", gap); longest > tt.most {
-				t.Errorf("up to %v without a service, want at most %v", longest, tt.most)
+			most := tt.most
+			if !full() {
+				most = fastT / 2 // one round, beside five other tests: nobody has waited for the lease
+			}
+			if _, longest := harness.Figures(t, "S3: SIGTERM, "+tt.name+": old service's exit to the next start", gap); longest > most {
+				t.Errorf("up to %v without a service, want at most %v", longest, most)
 			}
 		})
 	}
