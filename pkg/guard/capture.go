@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"errors"
 	"os"
 	"strings"
 	"sync"
@@ -12,6 +13,10 @@ import (
 // drainTime is what is waited for the last words of a command that has ended,
 // while others hold its pipe open.
 const drainTime = 50 * time.Millisecond
+
+// pipeSize is what a pipe holds, in bytes. Who leaves a process that fills it
+// again and again is not waited for.
+const pipeSize = 64 << 10
 
 // tail keeps the end of what is written to a pipe.
 type tail struct {
@@ -53,15 +58,44 @@ func (t *tail) read() {
 	buf := make([]byte, maxAuxOutput)
 	for {
 		n, err := t.r.Read(buf)
-		t.mu.Lock()
-		t.end = append(t.end, buf[:n]...)
-		if extra := len(t.end) - maxAuxOutput; extra > 0 {
-			t.end = append(t.end[:0], t.end[extra:]...)
+		t.keep(buf[:n])
+		if errors.Is(err, os.ErrDeadlineExceeded) { // last gives up
+			t.drain(buf)
 		}
-		t.mu.Unlock()
 		if err != nil {
-			return // everybody closed it, or last gave up
+			return // or everybody closed it
 		}
+	}
+}
+
+// drain takes what is in the pipe, once: past its deadline Read gives nothing of
+// that, and on a busy machine all of a command's output may lie there.
+func (t *tail) drain(buf []byte) {
+	c, err := t.r.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = c.Control(func(fd uintptr) { // closed: there is nothing
+		for drained := 0; drained < pipeSize; {
+			n, err := unix.Read(int(fd), buf)
+			if errors.Is(err, unix.EINTR) {
+				continue
+			}
+			if n <= 0 {
+				return
+			}
+			t.keep(buf[:n])
+			drained += n
+		}
+	})
+}
+
+func (t *tail) keep(b []byte) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.end = append(t.end, b...)
+	if extra := len(t.end) - maxAuxOutput; extra > 0 {
+		t.end = append(t.end[:0], t.end[extra:]...)
 	}
 }
 
