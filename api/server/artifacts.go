@@ -83,7 +83,7 @@ func (s *server) artifactRefusal(r *request, err error) response {
 	case errors.Is(err, ha.ErrNotMaster):
 		return s.notMaster(r)
 	case errors.Is(err, ha.ErrNotHot):
-		return failure(http.StatusForbidden, err.Error(), "").with(v1.HeaderMaster, r.masterURI())
+		return s.notHere(r, err.Error())
 	case trouble == artifact.Full:
 		return failure(http.StatusInsufficientStorage, err.Error(), "")
 	case trouble == artifact.Unavailable, errors.Is(err, ha.ErrClosed):

@@ -227,7 +227,9 @@ type rig struct {
 	url  string
 	http *http.Client
 
+	server  *server
 	handler http.Handler
+	peer    *Peer // of Options
 }
 
 // secret is the password of user admin wherever a test needs none of its own.
@@ -258,12 +260,13 @@ func newRig(t *testing.T, st *ha.Status, opt Options) *rig {
 		opt.Gate = gate(Gate{Users: fixedAuth{}})
 	}
 	opt.Wall = func() time.Time { return wall }
-	h := New(node, opt)
+	s := newServer(node, opt)
+	h := s.router()
 	srv := httptest.NewServer(h)
 	t.Cleanup(srv.Close)
 	c := srv.Client()
 	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	return &rig{t: t, node: node, url: srv.URL, http: c, handler: h}
+	return &rig{t: t, node: node, url: srv.URL, http: c, server: s, handler: h, peer: opt.Peer}
 }
 
 // reply is one answer, read.

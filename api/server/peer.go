@@ -77,11 +77,18 @@ func (p *Peer) Dial(pin string) *tls.Config {
 		InsecureSkipVerify: true, //nolint:gosec // a pin is compared instead of names and authorities
 		VerifyConnection: func(s tls.ConnectionState) error {
 			if got := shownPin(&s); pin != "" && got != pin {
-				return fmt.Errorf("whoever answers there is not the node that was meant (its key is %.8s…, not %.8s…): nodeUri must lead to the node itself, with nothing in between that ends TLS", got, pin)
+				return &pinError{got, pin}
 			}
 			return nil
 		},
 	}
+}
+
+// pinError is of a connection that led to somebody else. Nothing was sent.
+type pinError struct{ got, want string }
+
+func (e *pinError) Error() string {
+	return fmt.Sprintf("whoever answers there is not the node that was meant (its key is %.8s…, not %.8s…): nodeUri must lead to the node itself, with nothing in between that ends TLS", e.got, e.want)
 }
 
 // Accept lets other nodes prove who they are on a listener that is otherwise as

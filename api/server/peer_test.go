@@ -35,12 +35,20 @@ func knowing(s *ha.Status, id lease.NodeID, key string) *ha.Status {
 type peerRig struct {
 	*rig
 	me *Peer // the server's
+	// handlerFunc answers instead of the server, if set before the first request.
+	handlerFunc http.HandlerFunc
 }
 
 func newPeerRig(t *testing.T, st *ha.Status, opt Options) *peerRig {
 	t.Helper()
 	g := &peerRig{rig: newRig(t, st, opt), me: newPeer(t)}
-	srv := httptest.NewUnstartedServer(g.handler)
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if g.handlerFunc != nil {
+			g.handlerFunc(w, r)
+			return
+		}
+		g.handler.ServeHTTP(w, r)
+	}))
 	cert, _, err := LoadOrCreateCertificate(t.TempDir(), []string{"127.0.0.1"})
 	if err != nil {
 		t.Fatal(err)

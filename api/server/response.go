@@ -20,6 +20,8 @@ type response struct {
 	// stream writes the body instead, piece by piece, until ctx ends.
 	stream func(ctx context.Context, w io.Writer) error
 	done   func() // when the stream has ended; nil: nothing
+	// relay sends an answer of somebody else's instead, and returns its status.
+	relay func(ctx context.Context, w http.ResponseWriter) int
 }
 
 const (

@@ -28,6 +28,7 @@ type NonMaster string
 const (
 	NonMasterForbid   NonMaster = "forbid"   // 403 in Brooklyn's words; the default
 	NonMasterRedirect NonMaster = "redirect" // 307 to the MASTER; 403 when none is known
+	NonMasterForward  NonMaster = "forward"  // passed on to the MASTER; 503 when there is none
 )
 
 // Options are what New can be told besides the node. The zero value works: it
@@ -36,10 +37,13 @@ type Options struct {
 	Logger *zap.Logger // nil: no log
 	// Gate returns who is let in at this moment; nil: nobody.
 	Gate func() *Gate
-	// NonMaster returns what is done with writes for the MASTER; nil:
-	// NonMasterForbid.
+	// NonMaster returns what is done with writes for the MASTER, and with reads
+	// of the persisted state where it is not loaded; nil: NonMasterForbid.
 	NonMaster func() NonMaster
-	Build     Build
+	// Peer is what this node shows the MASTER when it forwards; nil: it has
+	// nothing to show, and forwards nothing.
+	Peer  *Peer
+	Build Build
 	// Config returns the value of a key of the configuration in YAML, secrets
 	// masked, and whether there is such a key and it has a value. nil: there is
 	// none.
@@ -79,6 +83,7 @@ type server struct {
 	watchers atomic.Int64        // of events
 	logins   logins
 	rates    rates[netip.Addr]
+	forward  forwarder
 	foreign  *http.CrossOriginProtection
 
 	registry *prometheus.Registry
@@ -182,9 +187,12 @@ func (s *server) handler(rt route) http.Handler {
 		began := time.Now()
 		r := &request{Request: hr}
 		resp := s.answer(w, rt, r)
-		if resp.stream != nil {
+		switch {
+		case resp.relay != nil:
+			resp.status = resp.relay(hr.Context(), w)
+		case resp.stream != nil:
 			s.sendStream(w, hr, resp)
-		} else {
+		default:
 			resp.write(w)
 		}
 		// Refused logins have a line of their own.
@@ -200,7 +208,11 @@ func (s *server) answer(w http.ResponseWriter, rt route, r *request) response {
 		return *refused
 	}
 	write := isWrite(r.Method)
-	if refused := s.receive(w, rt, r.Request, write); refused != nil {
+	bound(w, rt, r.Request)
+	if resp := s.elsewhere(rt, r); resp != nil {
+		return *resp
+	}
+	if refused := receive(rt, r.Request, write); refused != nil {
 		return *refused
 	}
 	r.picture = look(s.node) // last: passwords take time, and time counts against the lease
@@ -256,8 +268,8 @@ func (s *server) login(g *Gate, r *request, addr netip.Addr) *response {
 	return refused
 }
 
-// receive bounds and reads what is sent along.
-func (s *server) receive(w http.ResponseWriter, rt route, r *http.Request, write bool) *response {
+// bound bounds what is sent along, and the time it may take.
+func bound(w http.ResponseWriter, rt route, r *http.Request) {
 	if limit := rt.maxBody(); limit >= 0 && r.Body != nil && r.Body != http.NoBody {
 		r.Body = http.MaxBytesReader(w, r.Body, limit)
 	}
@@ -269,6 +281,10 @@ func (s *server) receive(w http.ResponseWriter, rt route, r *http.Request, write
 	if rt.limit < 0 && r.Body != nil && r.Body != http.NoBody {
 		r.Body = idling{r.Body, http.NewResponseController(w)}
 	}
+}
+
+// receive reads what is sent along, unless the handler does.
+func receive(rt route, r *http.Request, write bool) *response {
 	if !write || rt.raw {
 		return nil
 	}
@@ -314,14 +330,21 @@ func insists(r *http.Request) bool {
 // notMasterMessage is Brooklyn's, word for word: its clients match on it.
 const notMasterMessage = "This request is only permitted against an active primary Brooklyn server"
 
-func (s *server) notMaster(r *request) response {
+func (s *server) notMaster(r *request) response { return s.notHere(r, notMasterMessage) }
+
+// notHere refuses what the MASTER could do, in those words, or sends the client
+// there.
+func (s *server) notHere(r *request, message string) response {
 	uri := r.masterURI()
-	if s.opt.NonMaster() == NonMasterRedirect && uri != "" && r.master() != r.Node {
+	switch {
+	case r.Header.Get(v1.HeaderForwarded) != "" && r.node != "":
+		return *noMaster("the node that was MASTER is not any more", "")
+	case s.opt.NonMaster() == NonMasterRedirect && uri != "" && r.master() != r.Node:
 		return failure(http.StatusTemporaryRedirect, "this node is not MASTER", "").
 			with(v1.HeaderMaster, uri).
 			with("Location", strings.TrimRight(uri, "/")+r.URL.RequestURI())
 	}
-	return failure(http.StatusForbidden, notMasterMessage, "").with(v1.HeaderMaster, uri)
+	return failure(http.StatusForbidden, message, "").with(v1.HeaderMaster, uri)
 }
 
 func badForm(err error) response {

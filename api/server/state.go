@@ -71,7 +71,7 @@ func (s *server) stateRefusal(r *request, err error) response {
 	case errors.Is(err, ha.ErrNotMaster):
 		return s.notMaster(r)
 	case errors.Is(err, ha.ErrNotHot):
-		return failure(http.StatusForbidden, err.Error(), "").with(v1.HeaderMaster, r.masterURI())
+		return s.notHere(r, err.Error())
 	case errors.As(err, &limit) && limit.Whole:
 		return failure(http.StatusInsufficientStorage, err.Error(), "")
 	case errors.As(err, &limit):

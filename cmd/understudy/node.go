@@ -98,7 +98,7 @@ func runNode(ctx context.Context, d *daemon) (err error) {
 	rest, stopRest := context.WithCancel(context.WithoutCancel(ctx))
 	served := make(chan error, 1)
 	opt := server.Options{
-		Logger: d.log, Gate: d.access.gate.Load, Reload: d.reload, Build: server.Build{SHA1: build().Commit},
+		Logger: d.log, Gate: d.access.gate.Load, Peer: d.access.peer, Reload: d.reload, Build: server.Build{SHA1: build().Commit},
 		NonMaster:  func() server.NonMaster { return server.NonMaster(d.access.cfg.Load().Server.NonMaster) },
 		Config:     func(key string) (any, bool) { return d.access.cfg.Load().Value(key) },
 		Collectors: []prometheus.Collector{&d.meter}, StoreRequests: d.meter.requests,

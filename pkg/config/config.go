@@ -88,7 +88,7 @@ type AntiFlap struct {
 type Server struct {
 	Listen      string `yaml:"listen"`
 	AgentListen string `yaml:"agentListen"` // for HAProxy's agent-check; empty: none
-	NonMaster   string `yaml:"nonMaster" enum:"forbid,redirect" live:"true"`
+	NonMaster   string `yaml:"nonMaster" enum:"forbid,redirect,forward" live:"true"`
 	// Allow lists the addresses and networks that REST answers; empty: all.
 	Allow []string `yaml:"allow" live:"true"`
 	// RateLimit is how many requests per second one address may send to paths

@@ -205,6 +205,9 @@ func (v *validator) access() {
 	}
 	v.roles("server.auth.roles", s.Auth.Roles)
 	v.roles("server.auth.certificates", s.Auth.Certificates)
+	if s.NonMaster == "forward" && s.TLS.Disabled {
+		v.bad("server.nonMaster", "forward needs TLS, by which nodes know one another; remove server.tls.disabled, or say redirect")
+	}
 	switch {
 	case s.TLS.ClientCA != "" && s.TLS.Disabled:
 		v.bad("server.tls.clientCA", "needs TLS; remove server.tls.disabled")
