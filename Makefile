@@ -105,8 +105,9 @@ e2e: ## the end-to-end tests only
 faults: need-go ## a failing directory, in every way and place, held to docs/safety.md; UPDATE=1 writes its table
 	FAULTS=$(if $(UPDATE),update,all) $(GO) test -count=1 -v -timeout=30m $(FAULTS_PKG)
 
-chaos: need-go $(if $(filter s3,$(STORE)),$(VERSITYGW)) ## real nodes under faults, judged by their clients: T=10m (default 1m), SEED=s, STORE=s3
-	CHAOS_T=$(T) CHAOS_SEED=$(SEED) CHAOS_STORE=$(STORE) $(GO) test -count=1 -v -timeout=4h $(CHAOS_PKG)
+chaos: need-go $(if $(filter s3,$(STORE)),$(VERSITYGW)) ## real nodes under faults, judged by their clients: T=10m (default 1m), SEED=s, STORE=s3|hdfs
+	$(if $(filter hdfs,$(STORE)),test/hdfs/fetch $(HADOOP))
+	HDFS_JARS=$(abspath $(HADOOP)) CHAOS_T=$(T) CHAOS_SEED=$(SEED) CHAOS_STORE=$(STORE) $(GO) test -count=1 -v -timeout=4h $(CHAOS_PKG)
 
 conformance-all: need-go $(addprefix conformance-,$(CONFORMANCE)) ## the stores on every real server there is, in full: takes an hour
 

@@ -248,8 +248,10 @@ func (w *writer) copy(c *session, f *hdfs.FileWriter, r io.Reader) error {
 		if err != nil && !last {
 			return &told{fmt.Errorf("%w: put %s: read its content: %w", errContent, w.key, err)}
 		}
-		if _, err := f.Write(buf[:n]); err != nil {
-			return w.s.wrap(c, "write", w.s.in(w.key), err)
+		if n > 0 { // an empty write would begin a block, and one without content is never complete
+			if _, err := f.Write(buf[:n]); err != nil {
+				return w.s.wrap(c, "write", w.s.in(w.key), err)
+			}
 		}
 		if last {
 			return nil

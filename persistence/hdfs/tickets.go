@@ -264,7 +264,7 @@ const (
 
 // verdictOn says what to do about a failure to log in.
 func (t *tickets) verdictOn(err error) verdict {
-	v := verdict{persistence.Denied, "look at 'klist', and at the log of the KDC and of the NameNode"}
+	v := verdict{persistence.Denied, "look at 'klist', at the clocks, and at the log of the KDC and of the NameNode"}
 	for _, l := range refusals {
 		if strings.Contains(err.Error(), l.said) {
 			v = verdict{l.kind, l.remedy}

@@ -58,7 +58,7 @@ var (
 )
 
 // TestChaos is a run: see the package comment. CHAOS_T is its length, CHAOS_SEED
-// its schedule, CHAOS_STORE what the nodes share (empty: a directory; s3),
+// its schedule, CHAOS_STORE what the nodes share (empty: a directory; s3; hdfs),
 // CHAOS_SUMMARY a file for the table.
 func TestChaos(t *testing.T) {
 	needs(t)
@@ -83,8 +83,10 @@ func TestChaos(t *testing.T) {
 	case "":
 	case "s3":
 		on = newBucket(t, seed)
+	case "hdfs":
+		on = newHadoop(t)
 	default:
-		t.Fatalf("CHAOS_STORE=%s: there are runs on a directory (empty) and on s3", store)
+		t.Fatalf("CHAOS_STORE=%s: there are runs on a directory (empty), on s3 and on hdfs", store)
 	}
 	timing, err := election.Derive(election.TimingRequest{Preset: "fast", PollDivisor: on.pollDivisor()})
 	must(t, err)
@@ -312,7 +314,8 @@ func (r *run) strike(s Step) (healed intervals.Instant) {
 		time.Sleep(s.Hold)
 		victim.Start()
 	case StoreSlow, StoreFails, StoreHangs, StoreLoses, StoreReads, StoreWrites,
-		NetSlow, NetUnavailable, NetSilent, NetRefuses, NetLoses, NetRandom, NetTwice, NetMasked, NetCut, NetReads, NetWrites:
+		NetSlow, NetUnavailable, NetSilent, NetRefuses, NetLoses, NetRandom, NetTwice, NetMasked, NetCut, NetReads, NetWrites,
+		NameSwitch, NameKilled, NameHung, NameSilent, Journals:
 		fired = r.inject(s, victim)
 	case AllHang, NetAllSilent:
 		fired = r.inject(s, r.plane.Nodes...)

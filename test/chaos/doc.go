@@ -12,15 +12,17 @@
 //     write lost, terms only grow (package history);
 //   - that of clients of the plane's own persisted state, by REST, judged likewise,
 //     and at the end store fsck finds nothing wrong with it;
-//   - the register, of which every change is seen in the backing directory, or
-//     on the wire: each follows from the one before, and nobody takes a held term over
+//   - the register, of which every change is seen in the backing directory, on the
+//     wire, or in HDFS' journal: each follows from the one before, and nobody takes a held term over
 //     before the end of its holder's right to serve;
 //   - progress: after each fault a write is acknowledged again.
 //
 // The nodes share a directory, each through a file system of its own that can
 // fail, or a bucket on a real S3 server, each through a network of its own that
-// can (CHAOS_STORE=s3); the service's registers are then in a directory that does
-// not fail, and changes of the register are seen in what the server answers.
+// can (CHAOS_STORE=s3), or a directory of a real HDFS whose NameNodes fail over, die
+// and hang (CHAOS_STORE=hdfs); the service's registers are then in a directory that
+// does not fail, and changes of the register are seen in what the server answers, or
+// in what the JournalNodes have kept.
 //
 // Which faults come, on whom and for how long, follows from a seed (plan.go).
 // When exactly they meet the plane does not: a seed reproduces the schedule, not

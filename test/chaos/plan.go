@@ -43,6 +43,15 @@ const (
 	NetWrites      Kind = "one-way: reads answered 503"
 )
 
+// The kinds that HDFS has. They strike all nodes.
+const (
+	NameSwitch Kind = "NameNode failover in order"
+	NameKilled Kind = "active NameNode killed, the other one made active"
+	NameHung   Kind = "active NameNode hung (SIGSTOP), the other one made active"
+	NameSilent Kind = "active NameNode hangs (SIGSTOP), nobody takes over"
+	Journals   Kind = "two of three JournalNodes hang (SIGSTOP)"
+)
+
 // Kinds are those of nodes that share a directory.
 var Kinds = []Kind{
 	KillDaemon, KillGuard, KillBoth, KillTree, Freeze, Terminate,
@@ -53,6 +62,12 @@ var Kinds = []Kind{
 var NetKinds = []Kind{
 	KillDaemon, KillGuard, KillBoth, KillTree, Freeze, Terminate, ClockStep,
 	NetSlow, NetUnavailable, NetSilent, NetAllSilent, NetRefuses, NetLoses, NetRandom, NetTwice, NetMasked, NetCut, NetReads, NetWrites,
+}
+
+// HDFSKinds are those of nodes that share a directory of HDFS.
+var HDFSKinds = []Kind{
+	KillDaemon, KillGuard, KillBoth, KillTree, Freeze, Terminate, ClockStep,
+	NameSwitch, NameKilled, NameHung, NameSilent, Journals,
 }
 
 // Step is one fault. Which fields mean something depends on the kind.
@@ -82,7 +97,8 @@ func (s Step) String() string {
 	case ClockStep:
 		text += fmt.Sprintf(", monotonic %+v, boottime %+v", s.Monotonic, s.Monotonic+s.Suspended)
 	case KillDaemon, KillGuard, KillBoth, KillTree, Freeze, Terminate, StoreFails, StoreLoses, StoreReads, StoreWrites,
-		NetUnavailable, NetSilent, NetAllSilent, NetRefuses, NetLoses, NetRandom, NetTwice, NetMasked, NetCut, NetReads, NetWrites:
+		NetUnavailable, NetSilent, NetAllSilent, NetRefuses, NetLoses, NetRandom, NetTwice, NetMasked, NetCut, NetReads, NetWrites,
+		NameSwitch, NameKilled, NameHung, NameSilent, Journals:
 	}
 	return text + fmt.Sprintf("; then %v", s.Pause)
 }
@@ -157,7 +173,7 @@ func (p *Plan) Next() Step {
 		s.Hold = gone
 	case Freeze:
 		s.Hold, s.Standby = freeze, standby
-	case AllHang, NetAllSilent:
+	case AllHang, NetAllSilent, NameSwitch, NameKilled, NameHung, NameSilent, Journals:
 		s.Hold = long
 	}
 	return s

@@ -59,6 +59,22 @@ func TestUnwrittenValue(t *testing.T) {
 		}
 		return err
 	})
+	kept := func() (names []string) {
+		renames, err := c.Renames()
+		must(t, err)
+		for _, r := range renames {
+			if name, ok := strings.CutPrefix(r.To, root+"/lease/"); ok {
+				names = append(names, name)
+				if age := time.Since(r.At); r.From != root+"/lease/"+string(first.Version) && name == "u1.second" || age < 0 || age > time.Hour {
+					t.Errorf("the journal has %+v", r)
+				}
+			}
+		}
+		return names
+	}
+	if names := kept(); len(names) != 0 {
+		t.Errorf("the JournalNodes have %q", names)
+	}
 	for range 3 {
 		if snap, err := s.Read(limited(t, opTimeout)); err == nil {
 			t.Errorf("it reads %q, which is not written", snap.Value)
@@ -78,6 +94,9 @@ func TestUnwrittenValue(t *testing.T) {
 	}
 	if _, err := s.CAS(limited(t, settle), snap.Version, []byte("u1.third")); err != nil {
 		t.Error(err)
+	}
+	if names := kept(); !slices.Equal(names, []string{"u1.second", "u1.third"}) {
+		t.Errorf("the JournalNodes have %q in the end", names)
 	}
 }
 
