@@ -314,7 +314,7 @@ func TestNonMasterRule(t *testing.T) {
 		}
 		writes++
 		t.Run(rt.path, func(t *testing.T) {
-			g := newRig(t, status(lease.StateStandby), Options{Service: &fakeService{}, State: &fakeState{}, Artifacts: &fakeArtifacts{}})
+			g := newRig(t, status(lease.StateStandby), Options{Service: &fakeService{}, State: &fakeState{}, Artifacts: &fakeArtifacts{}, Content: &fakeContent{}})
 			r := g.ask(rt.methods[0], pathOf(rt), formOf(rt.path))
 			if rt.anyNode {
 				if strings.Contains(r.body, notMasterMessage) {

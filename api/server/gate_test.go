@@ -90,14 +90,15 @@ func TestWhoMayDoWhat(t *testing.T) {
 			g, all := everybody(t)
 			svc := &fakeService{err: &ha.PreconditionError{Reasons: []string{"not now"}}} // or it would be waited for
 			files := &fakeArtifacts{stored: jar}
+			content := &fakeContent{}
 			var reloads atomic.Int32
 			rig := newRig(t, mastering(), Options{
-				Gate: func() *Gate { return g }, Service: svc, Artifacts: files,
+				Gate: func() *Gate { return g }, Service: svc, Artifacts: files, Content: content,
 				Reload: func(context.Context) ([]string, error) { reloads.Add(1); return nil, nil },
 			})
 			changes := func() int {
 				calls := slices.DeleteFunc(rig.node.called(), func(c string) bool { return c == "Nudge" }) // asks for a read
-				return len(calls) + len(svc.asked()) + int(reloads.Load()) + int(files.writes.Load())
+				return len(calls) + len(svc.asked()) + int(reloads.Load()) + int(files.writes.Load()) + int(content.writes.Load())
 			}
 			for _, w := range all {
 				asked++

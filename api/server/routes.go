@@ -110,6 +110,9 @@ func routes() []route {
 		{methods: []string{http.MethodPut}, path: "/v1/artifacts/{name}", role: Operator, slow: true, raw: true, limit: -1, handle: putArtifact},
 		{methods: []string{http.MethodDelete}, path: "/v1/artifacts/{name}", role: Operator, slow: true, handle: deleteArtifact},
 
+		{methods: get, path: "/v1/server/ha/persist/export", role: Operator, slow: true, handle: exportContent},
+		{methods: post, path: "/v1/server/ha/persist/import", role: Operator, slow: true, raw: true, limit: -1, handle: importContent},
+
 		{methods: get, path: "/v1/access", role: Viewer, handle: getAccess},
 		{methods: post, path: "/v1/logout", role: Open, anyNode: true, silent: true, handle: logout},
 		{methods: post, path: "/v1/logout/unauthorize", role: Open, anyNode: true, silent: true, handle: logout},

@@ -57,6 +57,8 @@ type Options struct {
 	// StoreRequests says how many requests of each kind were sent to the store
 	// since the node began; nil: nobody counts them.
 	StoreRequests func() map[string]uint64
+	// Content saves and restores the persisted state; nil: there is none.
+	Content Content
 	// State is the persisted state; nil: there is none.
 	State State
 	// Artifacts are the plane's large files; nil: there are none.

@@ -144,6 +144,15 @@ type Artifact struct {
 	Pushed time.Time `json:"pushed"` // wall clock of the MASTER of that time
 }
 
+// Imported is the answer of POST /v1/server/ha/persist/import.
+type Imported struct {
+	Keys      int    `json:"keys"`      // written
+	Artifacts int    `json:"artifacts"` // pushed
+	Same      int    `json:"same"`      // keys and artifacts that were so already
+	Kept      int    `json:"kept"`      // that were changed while the import ran, and stay so
+	SHA256    string `json:"sha256"`    // of what the archive holds
+}
+
 // Metrics is the answer of GET /v1/server/ha/metrics.
 type Metrics struct {
 	State            State            `json:"state"`

@@ -142,8 +142,7 @@ func newBackupExportCommand(g *globals) *cobra.Command {
 				if err := exportTo(cmd, c, args[1]); err != nil {
 					return err
 				}
-				e := exported{args[1], string(c.Plane), uint64(c.Term), c.Keys(), len(c.Artifacts), c.Digest()}
-				return g.print(cmd, e, e.draw)
+				return g.print(cmd, exportedAs(args[1], c), exportedAs(args[1], c).draw)
 			})
 		},
 	}

@@ -109,7 +109,7 @@ func runNode(ctx context.Context, d *daemon) (err error) {
 	}
 	if d.artifacts != nil {
 		d.artifacts.node = node
-		opt.Artifacts = d.artifacts
+		opt.Artifacts, opt.Content = d.artifacts, d.artifacts
 	}
 	if d.hooks != nil {
 		opt.Collectors = append(opt.Collectors, hookMeter{d.hooks})

@@ -36,6 +36,20 @@ func (d Depot) Push(ctx context.Context, name string, in Reign, c Content) (Entr
 	return d.Library.Push(ctx, name, in, Content{R: f, Digest: digest, Size: size})
 }
 
+// PutBy reads r to its end into a file of the cache's directory that has no name:
+// nothing is left of it once it is closed, whatever happens.
+func (c *Cache) PutBy(ctx context.Context, r io.Reader) (*os.File, int64, error) {
+	f, err := c.scratch()
+	if err != nil {
+		return nil, 0, err
+	}
+	n, err := io.Copy(f, contextReader{ctx, r})
+	if err != nil {
+		return nil, 0, c.explain(errors.Join(err, f.Close()))
+	}
+	return f, n, nil
+}
+
 // scratch opens a file without a name.
 func (c *Cache) scratch() (*os.File, error) {
 	f, err := os.CreateTemp(c.dir, ".spool-*")

@@ -98,6 +98,9 @@ type Picture struct {
 // Seq is the number of the newest transaction in the picture.
 func (p Picture) Seq() uint64 { return p.s.Seq() }
 
+// State is the whole of it, for those who read everything.
+func (p Picture) State() *journal.State { return p.s }
+
 // Len is the number of keys in the picture.
 func (p Picture) Len() int { return p.s.Len() }
 

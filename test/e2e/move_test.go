@@ -45,6 +45,7 @@ func TestMovedPlane(t *testing.T) {
 	if out, err := understudy(t, n, "copy-state", "--from", there, "--to", p.Store, "--replace"); err == nil || !strings.Contains(out, "stop every node") {
 		t.Errorf("into a live plane: %v\n%s", err, out)
 	}
+	merged(t, n, p.Dir)
 	saved, third := filepath.Join(p.Dir, "saved.zip"), filepath.Join(p.Dir, "third")
 	if err := os.Mkdir(third, 0o755); err != nil {
 		t.Fatal(err)
@@ -107,4 +108,35 @@ func goBack(t *testing.T, n *harness.Node, location string) {
 	command(t, n, append(restore, "--replace")...)
 	n.Start()
 	n.WaitState(settle, v1.StateMaster)
+}
+
+// merged saves a live plane by way of its master, changes it, and brings what
+// was saved back into it: what came after it and is not in the file stays.
+func merged(t *testing.T, n *harness.Node, dir string) {
+	t.Helper()
+	live, bad := filepath.Join(dir, "live.zip"), filepath.Join(dir, "bad.zip")
+	if said := command(t, n, "export", live); !strings.Contains(said, "1 keys and 1 artifacts") {
+		t.Errorf("export says %s", said)
+	}
+	command(t, n, "state", "put", "jobs/next", "99")
+	command(t, n, "state", "put", "later", "stays")
+	b, err := os.ReadFile(live)
+	if err == nil {
+		err = os.WriteFile(bad, b[:len(b)-40], 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := understudy(t, n, "import", bad); err == nil || !strings.Contains(out, "not an archive of understudy") {
+		t.Errorf("a torn file: %v\n%s", err, out)
+	}
+	if said := command(t, n, "import", live); !strings.Contains(said, "1 keys and 0 artifacts were imported, 1 were so already") {
+		t.Errorf("import says %s", said)
+	}
+	for key, want := range map[string]string{"jobs/next": "17", "later": "stays"} {
+		if got := strings.TrimSpace(command(t, n, "state", "get", key)); got != want {
+			t.Errorf("%s is %q", key, got)
+		}
+	}
+	command(t, n, "state", "delete", "later")
 }
