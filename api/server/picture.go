@@ -332,7 +332,7 @@ func (p picture) reigns(since lease.Term, limit int) v1.History {
 		h.Reigns = append(h.Reigns, v1.Reign{
 			Term: uint64(r.Term), Node: string(r.Node), Incarnation: string(r.Incarnation),
 			From: r.From, To: r.To,
-			Code: r.Code, Reason: r.Reason, EndReason: orNull(r.EndReason), Actor: orNull(r.Actor),
+			Code: r.Code, Reason: r.Reason, EndCode: r.EndCode, EndReason: orNull(r.EndReason), Actor: orNull(r.Actor),
 			PhasesMs: v1.Phases(r.Phases), Fencing: wireFencing(r.Fencing),
 		})
 	}

@@ -207,11 +207,12 @@ type Reign struct {
 	Node        string     `json:"node"`
 	Incarnation string     `json:"incarnation"`
 	From        time.Time  `json:"from"`
-	To          *time.Time `json:"to"`             // null while it lasts or when its end was not observed
-	Code        string     `json:"code,omitempty"` // why it began: birth, released, silent, same-node, named, switchover, failover, step-down, force, rollback
-	Reason      string     `json:"reason"`         // the same in words
-	EndReason   *string    `json:"endReason"`      // why it ended
-	Actor       *string    `json:"actor"`          // who asked for it, when somebody did
+	To          *time.Time `json:"to"`                // null while it lasts or when its end was not observed
+	Code        string     `json:"code,omitempty"`    // why it began: birth, released, silent, same-node, named, switchover, failover, step-down, force, rollback
+	Reason      string     `json:"reason"`            // the same in words
+	EndCode     string     `json:"endCode,omitempty"` // why it ended: an operation's kind, mode, failback, maintenance, shutdown, service-failed, state-failed, promotion, lapsed, fencing-failed, crashed, silent
+	EndReason   *string    `json:"endReason"`         // the same in words
+	Actor       *string    `json:"actor"`             // who asked for it, when somebody did
 	PhasesMs    Phases     `json:"phasesMs"`
 	Fencing     []Fencing  `json:"fencing,omitempty"` // what was done to former masters before its service started
 }

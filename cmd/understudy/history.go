@@ -56,7 +56,7 @@ func drawHistory(s *screen, h v1.History) {
 		p := r.PhasesMs
 		rows = append(rows, plainCells(
 			strconv.FormatUint(r.Term, 10), r.Node, r.From.Local().Format(time.DateTime), lasted, cmp.Or(r.Code, r.Reason),
-			deref(r.EndReason), deref(r.Actor), words(p.Detected), words(p.Claimed), words(p.Started), words(p.Ready)))
+			cmp.Or(r.EndCode, deref(r.EndReason)), deref(r.Actor), words(p.Detected), words(p.Claimed), words(p.Started), words(p.Ready)))
 	}
 	s.table(rows)
 	for _, r := range h.Reigns {

@@ -156,7 +156,7 @@ func (o offline) History(ctx context.Context, since uint64, limit int) (v1.Histo
 		}
 		h.Reigns = append(h.Reigns, v1.Reign{
 			Term: uint64(r.Term), Node: cmp.Or(string(r.Node), "-"), Incarnation: string(r.Incarnation), From: r.From, To: r.To,
-			Reason: r.Reason, EndReason: &r.EndReason, Actor: &r.Actor, PhasesMs: v1.Phases(r.Phases),
+			Code: r.Code, Reason: r.Reason, EndCode: r.EndCode, EndReason: &r.EndReason, Actor: &r.Actor, PhasesMs: v1.Phases(r.Phases),
 		})
 	}
 	return h, nil

@@ -87,7 +87,7 @@ func (m *Machine) stateLoaded(ev Loaded) {
 		r.loaded = true
 	default:
 		m.backOff(ReasonState, ev.Failed)
-		m.leave(r, leaving{why: ev.Failed, code: ReasonState})
+		m.leave(r, leaving{why: ev.Failed, code: ReasonState, end: EndState})
 	}
 }
 

@@ -242,6 +242,7 @@ type (
 		Kind   NoteKind
 		Term   lease.Term
 		Detail string
+		Code   string // of NoteReleased: one of the End constants
 	}
 	// Quit ends the process with an exit code of config-and-cli.md.
 	Quit struct {

@@ -274,7 +274,7 @@ func (m *Machine) handle(ev Event) {
 		m.changes, m.acked = nil, m.now
 	case StepDown:
 		if r := m.reign; r != nil {
-			m.leave(r, leaving{why: ev.Why, to: ev.To, holdOff: ev.HoldOff})
+			m.leave(r, leaving{why: ev.Why, end: EndAsked, to: ev.To, holdOff: ev.HoldOff})
 		}
 	case SetPaused:
 		m.setPaused(ev.Paused)
@@ -287,7 +287,7 @@ func (m *Machine) handle(ev Event) {
 		if !m.ending {
 			m.ending, m.endingAt, m.endWhy = true, m.now, ev.Why
 			if r := m.reign; r != nil {
-				m.leave(r, leaving{why: ev.Why})
+				m.leave(r, leaving{why: ev.Why, end: EndShutdown})
 			}
 		}
 	}

@@ -56,6 +56,7 @@ type reign struct {
 type leaving struct {
 	why     string
 	code    string       // reason code for the state shown afterwards; empty: none
+	end     string       // one of the End constants
 	to      lease.NodeID // the only node meant to claim
 	holdOff time.Duration
 }
@@ -80,7 +81,7 @@ func (m *Machine) beginReign(a attempt, _ string) {
 	m.better.since = m.now // a failback that came to nothing is not repeated at once
 	m.arm(r)
 	if ok, _, why := m.electable(); !ok {
-		m.leave(r, leaving{why: "the claim landed late: " + why})
+		m.leave(r, leaving{why: "the claim landed late: " + why, end: EndPromotion})
 		return
 	}
 	m.wantNewRead() // R8
@@ -194,6 +195,32 @@ func (m *Machine) storeWord() string {
 	return "the store did not answer"
 }
 
+// Why a reign ended, as the code of its NoteReleased.
+const (
+	EndAsked     = "asked"          // an operator moved the mastership
+	EndMode      = "mode"           // an operator asked for a mode that no master has
+	EndFailback  = "failback"       // a node of higher priority was there for long enough
+	EndMaintain  = "maintenance"    // it made way for an operator's work
+	EndShutdown  = "shutdown"       // the node was stopped
+	EndService   = "service-failed" // the service could not be kept up
+	EndState     = "state-failed"   // the persisted state could not be read
+	EndPromotion = "promotion"      // the node might not be master by the time it was
+	EndLapsed    = "lapsed"         // the lease could not be renewed, or the guard was lost
+	EndStuck     = "fencing-failed" // as that, and the service outlived it
+)
+
+// endCode is why the reign ended; what was planned counts only if nothing else
+// came first.
+func (r *reign) endCode() string {
+	switch {
+	case r.leaving != nil && r.overWhy == r.leaving.why:
+		return r.leaving.end
+	case r.code == ReasonFencingFailed:
+		return EndStuck
+	}
+	return EndLapsed
+}
+
 // giveUp makes the end of the term final (R10).
 func (m *Machine) giveUp(r *reign, code, why string) {
 	if r.over {
@@ -265,7 +292,7 @@ func (m *Machine) serviceFailed(ev ServiceFailed) {
 
 func (m *Machine) leaveFailed(r *reign, why string) {
 	m.backOff(ReasonServiceFailed, why)
-	m.leave(r, leaving{why: why, code: ReasonServiceFailed})
+	m.leave(r, leaving{why: why, code: ReasonServiceFailed, end: EndService})
 }
 
 // backOff makes the node not electable for T, 2T, 4T, ... at most 10T, so that
@@ -381,7 +408,7 @@ func (m *Machine) progressWrite(r *reign) {
 
 // endReign: our release is in the register.
 func (m *Machine) endReign(r *reign, a attempt, version string) {
-	m.note(NoteReleased, r.term, r.overWhy)
+	m.act(Note{Kind: NoteReleased, Term: r.term, Detail: r.overWhy, Code: r.endCode()})
 	m.act(NudgePeers{})
 	m.see(version, a.value, false)
 	m.finish(r)
@@ -419,10 +446,10 @@ func (m *Machine) setMode(ev SetMode) {
 		m.cfg.Mode = ev.Mode
 	case lease.ModeStandby, lease.ModeHotStandby:
 		m.cfg.Mode = ev.Mode
-		m.leave(r, leaving{why: "mode " + string(ev.Mode) + " was asked for", to: m.heir(r), holdOff: time.Minute})
+		m.leave(r, leaving{why: "mode " + string(ev.Mode) + " was asked for", end: EndMode, to: m.heir(), holdOff: time.Minute})
 	case lease.ModeHotBackup, lease.ModeDisabled:
 		m.cfg.Mode = ev.Mode
-		m.leave(r, leaving{why: "mode " + string(ev.Mode) + " was asked for", to: m.heir(r)})
+		m.leave(r, leaving{why: "mode " + string(ev.Mode) + " was asked for", end: EndMode, to: m.heir()})
 	}
 }
 

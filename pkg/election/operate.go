@@ -154,7 +154,7 @@ func (m *Machine) progressMoves(r *reign) {
 		return
 	}
 	if next, ok := m.successor(); ok && m.maintenance != "" {
-		m.leave(r, leaving{why: "maintenance: " + m.maintenance, to: next.Node})
+		m.leave(r, leaving{why: "maintenance: " + m.maintenance, end: EndMaintain, to: next.Node})
 		return
 	}
 	if r.failed != "" && m.mayMove() {
@@ -167,7 +167,7 @@ func (m *Machine) progressMoves(r *reign) {
 	}
 	if m.waited(m.better.since, f.After) && m.mayMove() {
 		m.note(NoteFailback, r.term, string(m.better.node))
-		m.leave(r, leaving{why: "failback to " + string(m.better.node), to: m.better.node})
+		m.leave(r, leaving{why: "failback to " + string(m.better.node), end: EndFailback, to: m.better.node})
 	}
 }
 
@@ -196,9 +196,11 @@ func (m *Machine) barred() bool {
 }
 
 // heir is whom the release names where a master is told to be one no more: the
-// best of the others on a paused plane, where nobody may claim unasked.
-func (m *Machine) heir(r *reign) lease.NodeID {
-	if next, ok := m.successor(); ok && r.value.Paused {
+// best of the others, as in a step-down. What they know of each other may be
+// older than what this master was just told, and on a paused plane nobody may
+// claim unasked.
+func (m *Machine) heir() lease.NodeID {
+	if next, ok := m.successor(); ok {
 		return next.Node
 	}
 	return ""

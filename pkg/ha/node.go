@@ -384,18 +384,31 @@ func (n *Node) Shutdown(reason string) {
 }
 
 // SetPriority sets the election priority, keeps it on the local disk and
-// returns the one before.
+// returns the one before. Where the store answers, the others can read the new
+// one by then: who asks another node to leave next relies on it.
 func (n *Node) SetPriority(ctx context.Context, p int) (int, error) {
 	var before int
+	var shows bool
 	err := n.call(ctx, func(work context.Context) {
 		before = n.Status().Priority
 		n.step(work, election.SetPriority{Priority: p})
 		n.recorder.poke()
+		shows = n.registered && n.Status().Mode != lease.ModeDisabled
 	})
-	if err == nil && n.opts.Memory != nil {
-		err = n.opts.Memory.KeepPriority(p)
+	if err != nil {
+		return before, err
 	}
-	return before, err
+	if n.opts.Memory != nil {
+		if err := n.opts.Memory.KeepPriority(p); err != nil {
+			return before, err
+		}
+	}
+	if shows && p != before {
+		ctx, cancel := context.WithTimeout(ctx, 2*n.opts.Timing.Operation)
+		defer cancel()
+		_ = n.until(ctx, func(*Status) bool { return n.recorder.tells(p) }) // it is set either way
+	}
+	return before, nil
 }
 
 // SetMode asks for a mode and returns the state before, once the change is
@@ -403,12 +416,19 @@ func (n *Node) SetPriority(ctx context.Context, p int) (int, error) {
 func (n *Node) SetMode(ctx context.Context, mode lease.Mode, force bool) (lease.State, error) {
 	var before lease.State
 	var refused error
+	leaves := mode != lease.ModeAuto && mode != lease.ModeMaster
+	if leaves && n.Status().Reign != nil {
+		n.peers.renew(ctx) // the best of them is to be the next master
+	}
 	err := n.call(ctx, func(work context.Context) {
 		now := n.opts.Clock()
 		s := n.Status()
 		before = s.StateAt(now)
 		holds := s.Reign != nil
-		if holds && mode != lease.ModeAuto && mode != lease.ModeMaster && !force {
+		if holds && leaves {
+			n.step(work, n.peers.candidates(true))
+		}
+		if holds && leaves && !force {
 			if reasons := n.peers.noSuccessor(now); reasons != nil {
 				refused = &PreconditionError{reasons}
 				return

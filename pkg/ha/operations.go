@@ -432,6 +432,17 @@ func (e *endClock) releasing(now lease.Instant, t lease.Term) {
 	}
 }
 
+// endCode is the kind of the operation for which the reign of a term was ended,
+// if it was.
+func (o *operations) endCode(t lease.Term, code string) string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if p, ok := o.parts[o.sending]; ok && p.OldTerm == t && code == election.EndAsked {
+		return string(p.Kind)
+	}
+	return code
+}
+
 // released notes what the end of a reign took in the operation that asked for
 // it.
 func (o *operations) released(now lease.Instant, t lease.Term) {

@@ -84,7 +84,7 @@ func TestSwitchoverThroughTheStore(t *testing.T) {
 		}
 		p.within(4*p.timing.Heartbeat, "history says who asked", func() bool {
 			l := b.Status().Reigns
-			return len(l) == 2 && l[0].Actor == "ann" && l[0].Code == "switchover" && strings.Contains(l[1].EndReason, "patching")
+			return len(l) == 2 && l[0].Actor == "ann" && l[0].Code == "switchover" && l[1].EndCode == "switchover" && strings.Contains(l[1].EndReason, "patching")
 		})
 		p.within(4*p.timing.Heartbeat, "nothing stands any more", func() bool {
 			return len(a.Status().Operations)+len(b.Status().Operations)+len(c.Status().Operations) == 0
@@ -370,6 +370,41 @@ func TestFailoverWithoutAMaster(t *testing.T) {
 	})
 }
 
+// History tells of each reign why it ended, by a code.
+func TestWhyReignsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlane(t).born()
+		a, b, c := p.settled(nil)
+		ended := func(want string) {
+			t.Helper()
+			p.within(3*p.timing.Timeout, "the reign ends by "+want, func() bool {
+				m := masterOf(a, b, c)
+				if m == nil {
+					return false
+				}
+				l := m.Status().Reigns
+				return len(l) > 1 && l[0].To == nil && l[1].To != nil && l[1].EndCode == want
+			})
+		}
+		if _, err := a.SetMode(t.Context(), lease.ModeHotStandby, false); err != nil {
+			t.Fatal(err)
+		}
+		ended(election.EndMode)
+		m := masterOf(a, b, c)
+		cut := m.store.Inject(faulty.Fault{Drop: true, Err: errDown})
+		p.within(2*p.timing.Timeout, "it is silent", func() bool { return masterOf(a, b, c) == nil })
+		ended(ha.EndSilent)
+		if cut.Fired() == 0 {
+			t.Error("the fault never fired")
+		}
+		m.store.Clear()
+		p.within(6*p.timing.Heartbeat, "it is back", func() bool { return masterOf(a, b, c).Status().Nodes[m.id].Electable })
+		masterOf(a, b, c).Shutdown("asked to")
+		ended(election.EndShutdown)
+		p.check()
+	})
+}
+
 func TestFailbackAndAck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPlane(t).born()
@@ -381,7 +416,10 @@ func TestFailbackAndAck(t *testing.T) {
 			t.Fatal(err)
 		}
 		p.within(20*time.Second+6*p.timing.Heartbeat, "the better node gets it", func() bool { return b.State() == lease.StateMaster })
-		p.within(4*p.timing.Heartbeat, "history tells", func() bool { l := a.Status().Reigns; return len(l) == 2 && l[0].Code == ha.CodeNamed })
+		p.within(4*p.timing.Heartbeat, "history tells", func() bool {
+			l := a.Status().Reigns
+			return len(l) == 2 && l[0].Code == ha.CodeNamed && l[1].EndCode == election.EndFailback
+		})
 		// One role change that nobody asked for, and the plane stays where it is.
 		cut := b.store.Inject(faulty.Fault{Drop: true, Err: errDown})
 		p.within(2*p.timing.Timeout, "another takes over", func() bool { n := masterOf(a, c); return n != nil })

@@ -334,7 +334,21 @@ func (p *peers) readView(ctx context.Context) error {
 }
 
 // announce publishes the table and tells the machine who the candidates are.
-func (p *peers) announce(leading bool) {
+func (p *peers) announce(leading bool) { p.n.send(p.candidates(leading)) }
+
+// renew reads every node's record now, for a decision that must not rest on
+// what was known a heartbeat ago. Where the store does not answer, that has to
+// do.
+func (p *peers) renew(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, p.n.opts.Timing.Operation)
+	defer cancel()
+	if err := p.gather(ctx); err != nil {
+		p.n.log.Debug("peers", zap.Error(err))
+	}
+}
+
+// candidates publishes the table and returns who the candidates are.
+func (p *peers) candidates(leading bool) election.Peers {
 	p.mu.Lock()
 	t := maps.Clone(p.seen)
 	p.mu.Unlock()
@@ -350,7 +364,7 @@ func (p *peers) announce(leading bool) {
 			cs = append(cs, election.Candidate{Node: ns.Node, Priority: ns.Priority, Version: ns.Version, State: ns.State})
 		}
 	}
-	p.n.send(election.Peers{Candidates: cs, Prefer: p.n.ops.preferred()})
+	return election.Peers{Candidates: cs, Prefer: p.n.ops.preferred()}
 }
 
 func candidate(ns NodeStatus, now lease.Instant) bool {

@@ -224,7 +224,7 @@ func (n *Node) noted(now lease.Instant, a election.Note) {
 		if why == "" {
 			why = n.phases.endReason
 		}
-		n.reigns.ended(a.Term, why)
+		n.reigns.ended(a.Term, n.ops.endCode(a.Term, a.Code), why)
 		n.ops.released(now, a.Term)
 	case election.NoteDraining:
 		n.phases.endReason = a.Detail

@@ -38,6 +38,7 @@ type recorder struct {
 	stored  uint64        // and those that reached the store
 	failed  uint64        // or did not
 	written lease.Instant // completion of the last record that was written
+	says    int           // the priority in it
 
 	// Owned by the loop.
 	at     lease.Instant // when the last record was asked for
@@ -171,7 +172,7 @@ func (r *recorder) put(ctx context.Context, s *Status) error {
 		return err
 	}
 	r.stored++
-	r.written = r.n.Now()
+	r.written, r.says = r.n.Now(), s.Priority
 	return nil
 }
 
@@ -180,6 +181,13 @@ func (r *recorder) sums() (stored, failed uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.stored, r.failed
+}
+
+// tells reports whether the record on the store has the priority.
+func (r *recorder) tells(priority int) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !r.written.IsZero() && r.says == priority
 }
 
 // wroteAt is when this node's record last reached the store.

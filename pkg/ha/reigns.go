@@ -66,12 +66,12 @@ func (r *reigns) began(rec ReignRecord) {
 }
 
 // ended notes the clean end of one of this node's reigns.
-func (r *reigns) ended(t lease.Term, why string) {
+func (r *reigns) ended(t lease.Term, code, why string) {
 	r.mu.Lock()
 	rec, ok := r.all[t]
 	if ok {
 		to := time.Now()
-		rec.To, rec.EndReason = &to, why
+		rec.To, rec.EndCode, rec.EndReason = &to, code, why
 		r.all[t] = rec
 		r.pending = append(r.pending, rec)
 	}
@@ -169,7 +169,10 @@ func (r *reigns) complete(ctx context.Context, next ReignRecord) {
 		}
 		if old.To == nil {
 			to := next.From
-			old.To, old.EndReason = &to, "silent"
+			old.To, old.EndCode, old.EndReason = &to, EndSilent, "silent"
+			if next.Code == CodeReleased {
+				old.EndCode, old.EndReason = EndCrashed, "its process died; its guard let go of the term"
+			}
 			if err := r.put(ctx, old); err == nil {
 				r.keep(old)
 			}

@@ -15,9 +15,10 @@ type ReignRecord struct {
 	Node        lease.NodeID      `json:"node"`
 	Incarnation lease.Incarnation `json:"incarnation"`
 	From        time.Time         `json:"from"`
-	To          *time.Time        `json:"to"`             // nil while the reign lasts, or when its end was not observed
-	Code        string            `json:"code,omitempty"` // why it began: one of the Code constants
-	Reason      string            `json:"reason"`         // the same in words
+	To          *time.Time        `json:"to"`                // nil while the reign lasts, or when its end was not observed
+	Code        string            `json:"code,omitempty"`    // why it began: one of the Code constants
+	Reason      string            `json:"reason"`            // the same in words
+	EndCode     string            `json:"endCode,omitempty"` // why it ended: an operation's kind, one of election's End constants, or of those below
 	EndReason   string            `json:"endReason,omitempty"`
 	Actor       string            `json:"actor,omitempty"` // who asked, when somebody did
 	Phases      Phases            `json:"phasesMs"`
@@ -33,6 +34,12 @@ const (
 	CodeNamed    = "named"     // the one before made way for this node by itself: failback, maintenance
 	CodeRollback = "rollback"  // another node was to take over and did not come
 	CodeForce    = "force"     // an operator forced it; otherwise the operation's kind stands here
+)
+
+// Why a reign ended that its holder did not end itself.
+const (
+	EndSilent  = "silent"  // it was heard of no more
+	EndCrashed = "crashed" // its process died, and its guard proved the service gone and let go
 )
 
 // Phases are the milliseconds each part of a take-over took, from the moment
