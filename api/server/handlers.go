@@ -132,6 +132,14 @@ func getMetrics(s *server, r *request) response {
 	return asJSON(http.StatusOK, m)
 }
 
+func getLatency(s *server, _ *request) response {
+	out := v1.StoreLatency{Minutes: []v1.LatencyMinute{}}
+	if s.opt.StoreLatency != nil {
+		out.Minutes = append(out.Minutes, s.opt.StoreLatency()...)
+	}
+	return asJSON(http.StatusOK, out)
+}
+
 func getHistory(_ *server, r *request) response {
 	since, err := uintParam(r, "since", 0, uint64(lease.MaxTerm))
 	if err != nil {

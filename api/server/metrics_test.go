@@ -232,6 +232,16 @@ func TestStoreRequestsInMetrics(t *testing.T) {
 		t.Error(r.body)
 	}
 	g = newRig(t, mastering(), Options{})
+	if r := g.ask(http.MethodGet, "/v1/server/ha/latency", ""); r.body != `{"minutes":[]}` {
+		t.Errorf("nobody measures: %s", r.body)
+	}
+	g = newRig(t, status(lease.StateStandby), Options{StoreLatency: func() []v1.LatencyMinute {
+		return []v1.LatencyMinute{{From: wall, Operations: map[string]v1.OperationLatency{"read": {Count: 2, Failed: 1, MeanMs: 1.5, MaxMs: 2}}}}
+	}})
+	if r := g.ask(http.MethodGet, "/v1/server/ha/latency", ""); r.body != `{"minutes":[{"from":"2026-05-04T12:00:00Z","operations":{"read":{"count":2,"failed":1,"meanMs":1.5,"maxMs":2}}}]}` {
+		t.Errorf("latency: %s", r.body)
+	}
+	g = newRig(t, status(lease.StateStandby), Options{})
 	if r := g.ask(http.MethodGet, "/v1/server/ha/metrics", ""); !strings.Contains(r.body, `"storeRequests":{}`) {
 		t.Error(r.body)
 	}

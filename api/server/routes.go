@@ -65,6 +65,7 @@ func routes() []route {
 		{methods: get, path: "/v1/server/ha/priority", role: Viewer, handle: getPriority},
 		{methods: post, path: "/v1/server/ha/priority", role: Operator, handle: setPriority},
 		{methods: get, path: "/v1/server/ha/metrics", role: Viewer, handle: getMetrics},
+		{methods: get, path: "/v1/server/ha/latency", role: Viewer, handle: getLatency},
 		{methods: get, path: "/v1/server/ha/history", role: Viewer, handle: getHistory},
 		{methods: get, path: "/v1/server/ha/events", role: Viewer, handle: getEvents},
 		{methods: post, path: "/v1/server/ha/switchover", role: Operator, anyNode: true, slow: true, raw: true, handle: postSwitchover},

@@ -59,6 +59,9 @@ type Options struct {
 	StoreRequests func() map[string]uint64
 	// Content saves and restores the persisted state; nil: there is none.
 	Content Content
+	// StoreLatency says how the store has answered within the last hour, newest
+	// first; nil: nobody measures it.
+	StoreLatency func() []v1.LatencyMinute
 	// State is the persisted state; nil: there is none.
 	State State
 	// Artifacts are the plane's large files; nil: there are none.

@@ -153,6 +153,27 @@ type Imported struct {
 	SHA256    string `json:"sha256"`    // of what the archive holds
 }
 
+// StoreLatency is the answer of GET /v1/server/ha/latency: how the store has
+// answered this node within the last hour.
+type StoreLatency struct {
+	Minutes []LatencyMinute `json:"minutes"` // newest first; those without a call are left out
+}
+
+// LatencyMinute is one minute.
+type LatencyMinute struct {
+	From       time.Time                   `json:"from"`       // wall clock
+	Operations map[string]OperationLatency `json:"operations"` // by name: read, cas, put …
+}
+
+// OperationLatency is of the calls of one operation that ended within a minute,
+// however they ended.
+type OperationLatency struct {
+	Count  uint64  `json:"count"`
+	Failed uint64  `json:"failed"` // conflict and absent are answers, not failures
+	MeanMs float64 `json:"meanMs"`
+	MaxMs  float64 `json:"maxMs"`
+}
+
 // Metrics is the answer of GET /v1/server/ha/metrics.
 type Metrics struct {
 	State            State            `json:"state"`

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 
+	v1 "github.com/understudy-ha/understudy/api/v1"
 	"github.com/understudy-ha/understudy/persistence"
 	"github.com/understudy-ha/understudy/persistence/metered"
 )
@@ -26,6 +29,23 @@ func (m *meter) requests() map[string]uint64 {
 		return n
 	}
 	return m.store.Counts()
+}
+
+// lastHour is how the store has answered, by the minute.
+func (m *meter) lastHour() []v1.LatencyMinute {
+	now := time.Now()
+	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+	var out []v1.LatencyMinute
+	for _, p := range m.store.Past() {
+		w := v1.LatencyMinute{From: now.Add(-p.Age).UTC().Truncate(time.Second), Operations: map[string]v1.OperationLatency{}}
+		for op, c := range p.Ops {
+			w.Operations[string(op)] = v1.OperationLatency{
+				Count: c.Count, Failed: c.Failed, MeanMs: ms(c.Sum / time.Duration(c.Count)), MaxMs: ms(c.Max), //nolint:gosec // calls of a minute
+			}
+		}
+		out = append(out, w)
+	}
+	return out
 }
 
 var (

@@ -101,7 +101,7 @@ func runNode(ctx context.Context, d *daemon) (err error) {
 		Logger: d.log, Gate: d.access.gate.Load, Peer: d.access.peer, Reload: d.reload, Build: server.Build{SHA1: build().Commit},
 		NonMaster:  func() server.NonMaster { return server.NonMaster(d.access.cfg.Load().Server.NonMaster) },
 		Config:     func(key string) (any, bool) { return d.access.cfg.Load().Value(key) },
-		Collectors: []prometheus.Collector{&d.meter}, StoreRequests: d.meter.requests,
+		Collectors: []prometheus.Collector{&d.meter}, StoreRequests: d.meter.requests, StoreLatency: d.meter.lastHour,
 	}
 	opt.State = node.Persisted()
 	if d.supervisor != nil {

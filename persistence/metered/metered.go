@@ -108,6 +108,7 @@ type Store struct {
 	inner  persistence.Store
 	bounds []time.Duration
 	ops    map[Op]*figures // never changed once made
+	past   past
 }
 
 var (
@@ -168,7 +169,9 @@ func (s *Store) Counts() map[string]uint64 {
 
 // note counts one call that began at from.
 func (s *Store) note(op Op, from time.Time, err error) {
-	took := time.Since(from)
+	now := time.Now()
+	took := now.Sub(from)
+	s.past.note(op, now, took, err)
 	f := s.ops[op]
 	f.count.Add(1)
 	f.nanos.Add(int64(took))

@@ -76,6 +76,7 @@ POST /v1/server/ha/priority priority=0                           | 0        403 
 !POST /v1/server/ha/priority priority=0                          | 0        0         0             0            0             0             0        0              0             0             0             0             0             0        0              412
 !POST /v1/server/ha/priority priority=high                       | 400
 GET /v1/server/ha/metrics                                        | 200
+GET /v1/server/ha/latency                                        | 200
 GET /v1/server/ha/history                                        | 200
 GET /v1/server/ha/history?since=x                                | 400
 GET /v1/server/ha/events                                         | 200
