@@ -111,7 +111,7 @@ func routes() []route {
 		{methods: []string{http.MethodPut}, path: "/v1/artifacts/{name}", role: Operator, slow: true, raw: true, limit: -1, handle: putArtifact},
 		{methods: []string{http.MethodDelete}, path: "/v1/artifacts/{name}", role: Operator, slow: true, handle: deleteArtifact},
 
-		{methods: get, path: "/v1/server/ha/persist/export", role: Operator, slow: true, handle: exportContent},
+		{methods: get, path: "/v1/server/ha/persist/export", role: Operator, slow: true, hot: true, handle: exportContent},
 		{methods: post, path: "/v1/server/ha/persist/import", role: Operator, slow: true, raw: true, limit: -1, handle: importContent},
 
 		{methods: get, path: "/v1/access", role: Viewer, handle: getAccess},
