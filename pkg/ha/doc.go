@@ -8,8 +8,11 @@
 //
 // Programs that want to be highly available themselves use it as a library:
 //
+//	store, err := posix.Open("/mnt/shared", posix.Options{})
+//	dir, err := ha.OpenDir("/var/lib/app") // on this machine's own disk
 //	node, err := ha.New(store, ha.Options{
-//		Node: id, DataDir: "/var/lib/app", URI: "https://node1:8443/",
+//		Node: dir.Node(), Memory: dir, Clock: clock.Now, AutoInit: true,
+//		URI: "https://node1:8443/", Persist: &ha.Persist{},
 //		OnReign: func(ctx context.Context, r ha.Reign) error {
 //			// Only one node of the plane is in here at a time. ctx ends with
 //			// the reign; return soon after. r.Term() is the fencing token.
@@ -17,6 +20,11 @@
 //		},
 //	})
 //	err = node.Run(ctx)
+//
+// What the next master must know goes into the persisted state, by node.Persisted
+// (State.Txn above all): what it acknowledged is there for every later reign,
+// and a node that is no longer master can change nothing. examples/scheduler is
+// a whole program.
 //
 // A service that runs as a process of its own is given as Options.Service;
 // package supervise provides one.
