@@ -3,6 +3,7 @@ package s3_test
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -14,7 +15,10 @@ import (
 
 // reply answers every request with an error of S3.
 func reply(status int, code, message string, header http.Header) func(http.ResponseWriter, *http.Request, http.Handler) {
-	return func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+	return func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+		// Or the server resets the connection, and the client, which is still
+		// writing, may never read the answer.
+		_, _ = io.Copy(io.Discard, r.Body)
 		for name, values := range header {
 			w.Header()[name] = values
 		}
