@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/getkin/kin-openapi/openapi3"
 
@@ -76,6 +77,10 @@ POST /v1/server/ha/priority priority=0                           | 0        403 
 !POST /v1/server/ha/priority priority=0                          | 0        0         0             0            0             0             0        0              0             0             0             0             0             0        0              412
 !POST /v1/server/ha/priority priority=high                       | 400
 GET /v1/server/ha/metrics                                        | 200
+GET /v1/server/ha/latency                                        | 200
+GET /v1/server/ha/persist/export                                 | 200      403       200           200          200           200           403      200            200           200           200           200           -             403      403            412
+GET /v1/server/ha/persist/export?origin=x                        | 400
+POST /v1/server/ha/persist/import no-zip-file                    | 400      403       403           403          403           403           403      403            403           403           403           403           403           403      403            412
 GET /v1/server/ha/latency                                        | 200
 GET /v1/server/ha/history                                        | 200
 GET /v1/server/ha/history?since=x                                | 400
@@ -303,9 +308,26 @@ func (a *asker) row(r *row) {
 	for _, path := range r.paths {
 		for _, method := range r.methods(a.doc) {
 			got := a.ask(method, a.ids.Replace(path), a.ids.Replace(r.body), r.insists)
+			// The situation lasts; what a starved machine says of its last
+			// heartbeats does not.
+			for tries := 0; tries < retries && r.method == http.MethodGet && misses(method, want, got); tries++ {
+				time.Sleep(100 * time.Millisecond)
+				got = a.ask(method, a.ids.Replace(path), a.ids.Replace(r.body), r.insists)
+			}
 			a.judge(r, method, path, want, got)
 		}
 	}
+}
+
+// retries is how often a question that changes nothing is asked again.
+const retries = 50
+
+// misses reports whether an answer is not what the table says.
+func misses(method, want string, got heard) bool {
+	if codes, isCode := statuses(want); isCode {
+		return !slices.Contains(codes, got.code)
+	}
+	return got.code != http.StatusOK || method == http.MethodGet && got.body != want
 }
 
 // heard is an answer, read.
@@ -330,7 +352,7 @@ func (a *asker) ask(method, path, body string, insists bool) heard {
 	switch {
 	case strings.HasPrefix(body, "{"):
 		req.Header.Set("Content-Type", "application/json")
-	case strings.Contains(path, "/state/") || strings.Contains(path, "/artifacts/"):
+	case strings.Contains(path, "/state/") || strings.Contains(path, "/artifacts/") || strings.HasSuffix(path, "/import"):
 		req.Header.Set("Content-Type", "application/octet-stream")
 	case body != "":
 		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
@@ -361,12 +383,8 @@ func (a *asker) ask(method, path, body string, insists bool) heard {
 func (a *asker) judge(r *row, method, path, want string, got heard) {
 	a.t.Helper()
 	what := fmt.Sprintf("%s: %s %s %s", a.name, method, path, r.body)
-	if codes, isCode := statuses(want); isCode {
-		if !slices.Contains(codes, got.code) {
-			a.t.Errorf("%s: %d, want %s: %.300s", what, got.code, want, got.body)
-		}
-	} else if got.code != http.StatusOK || method == http.MethodGet && got.body != want {
-		a.t.Errorf("%s: %d %.300s, want 200 %s", what, got.code, got.body, want)
+	if misses(method, want, got) {
+		a.t.Errorf("%s: %d %.300s, want %s", what, got.code, got.body, want)
 	}
 	if method == http.MethodHead && got.body != "" {
 		a.t.Errorf("%s: HEAD has a body", what)
@@ -675,6 +693,10 @@ func rowsOfStore(t *testing.T, v *visited) {
 
 	lost := faultOf(master)
 	master.WaitState(2*settle, v1.StateFailed)
+	waits(t, master, "has no service any more", func() bool {
+		r, err := master.Probe("/service")
+		return err == nil && r.Code == http.StatusServiceUnavailable
+	})
 	v.ask(t, situation{"failed", master, standby, v1.StateFailed, nil, false})
 	for _, f := range []*faultfs.Fault{neverAnswers, silent, lost} {
 		if f.Fired() == 0 {
