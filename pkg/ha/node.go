@@ -417,16 +417,17 @@ func (n *Node) SetMode(ctx context.Context, mode lease.Mode, force bool) (lease.
 	var before lease.State
 	var refused error
 	leaves := mode != lease.ModeAuto && mode != lease.ModeMaster
+	var others election.Event
 	if leaves && n.Status().Reign != nil {
-		n.peers.renew(ctx) // the best of them is to be the next master
+		others = n.peers.renew(ctx) // the best of them is to be the next master
 	}
 	err := n.call(ctx, func(work context.Context) {
 		now := n.opts.Clock()
 		s := n.Status()
 		before = s.StateAt(now)
 		holds := s.Reign != nil
-		if holds && leaves {
-			n.step(work, n.peers.candidates(true))
+		if holds && others != nil {
+			n.step(work, others)
 		}
 		if holds && leaves && !force {
 			if reasons := n.peers.noSuccessor(now); reasons != nil {

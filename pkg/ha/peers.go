@@ -336,15 +336,16 @@ func (p *peers) readView(ctx context.Context) error {
 // announce publishes the table and tells the machine who the candidates are.
 func (p *peers) announce(leading bool) { p.n.send(p.candidates(leading)) }
 
-// renew reads every node's record now, for a decision that must not rest on
-// what was known a heartbeat ago. Where the store does not answer, that has to
-// do.
-func (p *peers) renew(ctx context.Context) {
+// renew reads every node's record now and returns the candidates, for a
+// decision that must not rest on what was known a heartbeat ago. Where the store
+// does not answer, that has to do. It waits for the store, as the loop never may.
+func (p *peers) renew(ctx context.Context) election.Peers {
 	ctx, cancel := context.WithTimeout(ctx, p.n.opts.Timing.Operation)
 	defer cancel()
 	if err := p.gather(ctx); err != nil {
 		p.n.log.Debug("peers", zap.Error(err))
 	}
+	return p.candidates(true)
 }
 
 // candidates publishes the table and returns who the candidates are.
