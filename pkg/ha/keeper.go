@@ -119,6 +119,7 @@ func (k *keeper) load(a election.Load) {
 		k.current()
 	}
 	k.order = &a
+	k.reign = a.Term // shown says so in a moment, which may be after the state was read
 	k.wake()
 }
 
