@@ -29,6 +29,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv("GORACE") == "" {
 		os.Setenv("GORACE", brisk)
 	}
+	if len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-test.") {
+		main() // a child of what is run in this process: not all the tests again
+	}
 	testscript.Main(m, map[string]func(){"understudy": main})
 }
 

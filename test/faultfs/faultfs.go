@@ -84,7 +84,8 @@ type Rule struct {
 	Delay   time.Duration // an interrupt does not shorten it
 	// Hang holds the operation until the rule is removed. A signal to the
 	// process interrupts it with EINTR, so that SIGKILL works, as on a hard
-	// NFS mount.
+	// NFS mount. Of Any it leaves out Flush, unless Deaf: the kernel does not
+	// interrupt what it asks for on behalf of a process that ends.
 	Hang bool
 	// Deaf makes Hang ignore interrupts: the process is in state D and
 	// survives SIGKILL until the rule is removed. In the test's own process a
@@ -104,6 +105,14 @@ type Rule struct {
 	// every mount of the backing directory that has such a rule (Op Rename); it
 	// fires when a loser wins, not before.
 	Shared time.Duration
+}
+
+// covers reports whether the rule is about the operation.
+func (r *Rule) covers(op Op) bool {
+	if r.Op == Any {
+		return op != Flush || !r.Hang || r.Deaf
+	}
+	return r.Op == op
 }
 
 // Fault is a rule at work.
@@ -299,7 +308,7 @@ func (f *FS) pick(op Op, paths []string) *Fault {
 	f.counts[op]++
 	for _, x := range f.faults {
 		r := x.rule
-		if (r.Op != Any && r.Op != op) || r.Shared > 0 {
+		if !r.covers(op) || r.Shared > 0 {
 			continue
 		}
 		if !slices.ContainsFunc(paths, func(p string) bool { return strings.Contains(p, r.Path) }) {

@@ -245,6 +245,11 @@ func (n *Node) WaitExit(within time.Duration) int {
 	select {
 	case <-d.done:
 	case <-time.After(within):
+		_ = d.cmd.Process.Signal(unix.SIGQUIT) // its log shows then what it is at
+		select {
+		case <-d.done:
+		case <-time.After(answerLimit):
+		}
 		n.plane.t.Fatalf("%s did not end within %v", n.Name, within)
 	}
 	return d.code
