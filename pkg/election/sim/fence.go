@@ -41,8 +41,12 @@ func (w *World) fence(n *node, a election.Fence) {
 		news = w.between(sec, int64(fenceLimit))
 	}
 	target := w.machineOf(a.Old.Node)
+	n.fencing = a.Version
 	w.after(w.between(50*ms, 2*sec), func() {
-		if n.up {
+		// That a command which was recalled strikes all the same, perhaps a
+		// machine that is on again, is a fault: there is none any more then.
+		recalled := n.fencing != a.Version && w.t >= w.healAt
+		if n.up && !recalled {
 			w.powerOff(target)
 			w.post(n, news, election.Fenced{Version: a.Version, Off: true, Why: "the machine is off"})
 		}

@@ -18,7 +18,8 @@ type node struct {
 	disk    disk
 	timing  election.Timing
 	mode    lease.Mode
-	fences  bool // it can power off the machines of its peers
+	fences  bool   // it can power off the machines of its peers
+	fencing string // the version for which it is at it
 
 	failback election.Failback
 	antiFlap election.AntiFlap
@@ -256,6 +257,7 @@ func (w *World) perform(n *node, from lease.Instant, a election.Action) {
 	case election.Fence:
 		w.fence(n, a)
 	case election.CancelFence: // what comes of it may be known already, and be on its way
+		n.fencing = ""
 	case election.NudgePeers:
 		for _, o := range w.nodes {
 			if o != n && o.up {
